@@ -1,0 +1,1 @@
+"""How eraflow runs unattended: the deployments and the user's configuration."""

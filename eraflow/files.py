@@ -1,0 +1,204 @@
+"""The round's files on this disk, verified: downloaded from the tournament, or taken from a folder.
+
+A file is written under a fresh name, checked (length, every row group decoded), and moved into place with its
+manifest. Training and validation files are asked whether they changed and kept if not; live data are always fetched.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from eraflow.errors import DataError, InputError
+from eraflow.parquet import verify_parquet
+from eraflow.progress import Progress, silent
+from eraflow.rounds import Round
+from eraflow.store import (
+    Manifest,
+    Store,
+    exclusive,
+    manifest_path,
+    read_manifest,
+    replacing,
+    sha256_of,
+    utc_text,
+    write_manifest,
+)
+from eraflow.tournament import Tournament
+
+logger = logging.getLogger("eraflow")
+
+# A page of a proxy, or bytes flipped on the way, may be whole and yet wrong: fetched again before giving up.
+DAMAGED_TRIES = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class File:
+    """One verified file."""
+
+    path: Path
+    name: str
+    sha256: str
+    size_bytes: int
+    rows: int | None
+    changed: bool
+    """False where it was kept from an earlier fetch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Files:
+    """What one round needs."""
+
+    round: int | None
+    features: File
+    train: File
+    validation: File
+    live: File
+    decoded: Path
+    """Folder for the decoded forms of train and validation."""
+    decoded_live: Path
+
+
+def fetch_files(
+    tournament: Tournament, store: Store, opened: Round, version: str, progress: Progress = silent
+) -> Files:
+    """Bring the files of `version` for the round `opened`; live first, because a round can't do without it.
+
+    Raises `DataError` if a file stays damaged, `TransientError` or `RefusedError` if it can't be had,
+    `StorageError` if there is no room for it.
+    """
+    data, here = store.data_folder(version), store.round_folder(opened.number)
+
+    def fetched(folder: Path, name: str, check: Callable[[Path], int | None], always: bool = False) -> File:
+        return _fetch(tournament, f"{version}/{name}", folder / name, opened, check, always=always, progress=progress)
+
+    live = fetched(here, "live.parquet", verify_parquet, always=True)
+    return Files(
+        round=opened.number,
+        features=fetched(data, "features.json", check_features),
+        train=fetched(data, "train.parquet", verify_parquet),
+        validation=fetched(data, "validation.parquet", verify_parquet),
+        live=live,
+        decoded=data / "decoded",
+        decoded_live=here / "decoded",
+    )
+
+
+def adopt_files(folder: Path, store: Store, round_number: int | None) -> Files:
+    """Use the files in `folder` (v5.3 layout) where they are; nothing is written there.
+
+    Raises `InputError` if the folder does not exist, `DataError` naming a file that is missing or not parquet.
+    """
+    if not folder.is_dir():
+        raise InputError(f"--data-from must name a folder, however {folder} is not one")
+    found = {name: _adopted(folder, name) for name in ("train", "validation", "live")}
+    features = folder / "features.json"
+    if not features.is_file():
+        raise DataError(f"{features} is missing; the folder must hold features.json and the three parquet files")
+    check_features(features)
+    decoded = store.data_folder("local") / "decoded"
+    return Files(round=round_number, features=_file(features), decoded=decoded, decoded_live=decoded, **found)
+
+
+def check_features(path: Path) -> None:
+    """Raises `DataError` if the file at `path` is not a features.json."""
+    from eraflow.dataset import read_features_json
+
+    read_features_json(path)
+
+
+def _adopted(folder: Path, stem: str) -> File:
+    for other in sorted(folder.glob(f"{stem}.*")):
+        if other.suffix.lower() in (".csv", ".zip", ".gz", ".arrow", ".feather"):
+            raise DataError(
+                f"{other} cannot be used: the data must be {stem}.parquet in the tournament's v5.3 layout (columns id,"
+                f" era, feature_... as whole numbers 0 to 4, target...); convert it, or remove {other.name}"
+            )
+    path = folder / f"{stem}.parquet"
+    if not path.is_file():
+        raise DataError(f"{path} is missing; the folder must hold features.json and the three parquet files")
+    return _file(path)
+
+
+def _file(path: Path) -> File:
+    size = path.stat().st_size
+    return File(path=path, name=path.name, sha256=sha256_of(path), size_bytes=size, rows=None, changed=False)
+
+
+def _fetch(
+    tournament: Tournament,
+    name: str,
+    path: Path,
+    opened: Round,
+    check: Callable[[Path], int | None],
+    *,
+    always: bool,
+    progress: Progress,
+) -> File:
+    with exclusive(path):
+        known = None if always else read_manifest(path)
+        if known is not None and _unchanged(tournament, known, opened):
+            return _of_manifest(path, known, changed=False)
+        for last in (False,) * (DAMAGED_TRIES - 1) + (True,):
+            try:
+                manifest = _download(tournament, name, path, opened, check, progress)
+                return _of_manifest(path, manifest, changed=True)
+            except DataError as error:
+                if last:
+                    raise
+                logger.warning("%s; it is fetched again", error.message)
+    raise AssertionError("unreachable")
+
+
+def _unchanged(tournament: Tournament, known: Manifest, opened: Round) -> bool:
+    fresh = tournament.probe(known.name, opened.number)
+    if fresh is None or not (fresh.etag or fresh.last_modified):
+        return False
+    return (fresh.size_bytes, fresh.etag, fresh.last_modified) == (known.size_bytes, known.etag, known.last_modified)
+
+
+def _download(
+    tournament: Tournament,
+    name: str,
+    path: Path,
+    opened: Round,
+    check: Callable[[Path], int | None],
+    progress: Progress,
+) -> Manifest:
+    with replacing(path) as partial:
+        got = tournament.download(name, partial, opened.number, progress)
+        rows = _named(check, partial, path)
+        # A manifest must never describe other bytes than those beside it, whenever we are killed.
+        manifest_path(path).unlink(missing_ok=True)
+    manifest = Manifest(
+        name=name,
+        round=opened.number,
+        size_bytes=got.freshness.size_bytes,
+        sha256=got.sha256,
+        rows=rows,
+        etag=got.freshness.etag,
+        last_modified=got.freshness.last_modified,
+        fetched_at_utc=utc_text(tournament.now_utc()),
+    )
+    write_manifest(path, manifest)
+    return manifest
+
+
+def _named(check: Callable[[Path], int | None], partial: Path, path: Path) -> int | None:
+    try:
+        return check(partial)
+    except DataError as error:
+        raise DataError(error.message.replace(str(partial), str(path)).replace(partial.name, path.name)) from error
+
+
+def _of_manifest(path: Path, manifest: Manifest, *, changed: bool) -> File:
+    return File(
+        path=path,
+        name=manifest.name,
+        sha256=manifest.sha256,
+        size_bytes=manifest.size_bytes,
+        rows=manifest.rows,
+        changed=changed,
+    )

@@ -1,0 +1,99 @@
+"""What a run of the weekly round is asked to do: the user's configuration and the flags of one command.
+
+Everything is checked here, before any work: an unknown recipe, a wrong override, a slot nobody named.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from eraflow import recipes
+from eraflow.config import build, override, read_toml
+from eraflow.errors import InputError
+from eraflow.recipes import Recipe
+from eraflow.submission import SubmissionConfig
+
+DEFAULT_RECIPE = "era-pearson"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeeklyConfig:
+    """What `weekly.toml` holds."""
+
+    data_version: str = "v5.3"
+    """The tournament's data version, a folder of its file names."""
+    slots: Mapping[str, str] = field(default_factory=dict)
+    """Slot (the account's model name in tournament 8) -> recipe."""
+    submission: SubmissionConfig = field(default_factory=SubmissionConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One run of the weekly round, as asked for. Holds no secrets: keys come from the environment."""
+
+    home: Path
+    config: WeeklyConfig = field(default_factory=WeeklyConfig)
+    overrides: Mapping[str, str] = field(default_factory=dict)
+    """Parts of every recipe replaced: dotted path -> text."""
+    recipe: str | None = None
+    """The recipe when no slot names one."""
+    submit: bool = True
+    resubmit: bool = False
+    data_from: Path | None = None
+
+    @property
+    def offline(self) -> bool:
+        """Files from a folder and nothing to submit: the tournament is not asked at all."""
+        return self.data_from is not None and not self.submit
+
+
+def make_request(
+    *,
+    home: Path,
+    config_file: Path | None = None,
+    recipe: str | None = None,
+    slots: Sequence[str] = (),
+    assignments: Mapping[str, str] | None = None,
+    submit: bool = True,
+    resubmit: bool = False,
+    data_from: Path | None = None,
+) -> Request:
+    """A request from what a command was given. Raises `InputError` for whatever cannot be meant, before any work."""
+    config = build(WeeklyConfig, read_toml(config_file)) if config_file else WeeklyConfig()
+    of_recipe = {k: v for k, v in (assignments or {}).items() if k.split(".")[0] in recipes.SECTIONS}
+    config = override(config, {k: v for k, v in (assignments or {}).items() if k not in of_recipe})
+    named = dict.fromkeys(slots)
+    if unknown := [slot for slot in named if config.slots and slot not in config.slots and recipe is None]:
+        raise InputError(f"slot {unknown[0]} is not in the configuration; add it there, or give --recipe")
+    chosen = {s: recipe or config.slots.get(s) or DEFAULT_RECIPE for s in named or config.slots}
+    if submit and not chosen:
+        raise InputError(
+            "no slot to submit for; name one with --model, or in a configuration file, or give --no-submit"
+        )
+    if resubmit and not submit:
+        raise InputError("--resubmit and --no-submit exclude each other")
+    request = Request(
+        home=home,
+        config=dataclasses.replace(config, slots=chosen),
+        overrides=of_recipe,
+        recipe=recipe,
+        submit=submit,
+        resubmit=resubmit,
+        data_from=data_from,
+    )
+    for name in recipe_names(request):
+        wanted_recipe(request, name)
+    return request
+
+
+def recipe_names(request: Request) -> list[str]:
+    """The recipes to train, each once."""
+    return list(dict.fromkeys(request.config.slots.values())) or [request.recipe or DEFAULT_RECIPE]
+
+
+def wanted_recipe(request: Request, name: str) -> Recipe:
+    """The recipe `name` with the request's overrides."""
+    return override(recipes.get(name), request.overrides)

@@ -1,0 +1,148 @@
+"""What a round came to, as one value that is printed, stored and drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from eraflow.errors import EraflowError, worst_exit_code
+from eraflow.submission import Receipt
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelReport:
+    """One trained model: figures for people and for the JSON output."""
+
+    recipe: str
+    model_id: str
+    folder: Path
+    device: str
+    rows: int
+    """Training rows after the purge."""
+    features: int
+    target: str
+    epochs: int | None
+    """None where steps rule."""
+    refit: bool
+    validation: Mapping[str, Any]
+    untrained_spearman: float | None
+    """Mean era Spearman of the same network before training."""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundResult:
+    """Everything that one round's run can tell."""
+
+    round: int | None
+    opens_at_utc: str | None = None
+    closes_at_utc: str | None = None
+    models: tuple[ModelReport, ...] = ()
+    receipts: tuple[Receipt, ...] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    peak_rss_bytes: int | None = None
+    peak_anonymous_bytes: int | None = None
+    report: Path | None = None
+    error: Mapping[str, Any] | None = None
+    """`code`, `message` and `exit_code` of what stopped the whole round."""
+
+    @property
+    def exit_code(self) -> int:
+        """The worst of the round's own and its slots' exit codes."""
+        codes = [receipt.exit_code for receipt in self.receipts]
+        return worst_exit_code([*codes, int(self.error["exit_code"])] if self.error else codes)
+
+
+def error_entry(error: EraflowError) -> dict[str, Any]:
+    """The stable form of an error."""
+    return {"code": error.code, "message": error.message, "exit_code": error.exit_code}
+
+
+def json_object(result: RoundResult) -> dict[str, Any]:
+    """The object of one round in the JSON of `weekly` and `rehearse`; its keys are part of the contract."""
+    found: dict[str, Any] = {
+        "round": result.round,
+        "models": [_model(model) for model in result.models],
+        "submissions": [_submission(receipt) for receipt in result.receipts],
+        "report": str(result.report) if result.report else None,
+        "seconds": {stage: round(seconds, 3) for stage, seconds in result.seconds.items()},
+        "peak_rss_bytes": result.peak_rss_bytes,
+        "peak_anonymous_bytes": result.peak_anonymous_bytes,
+    }
+    error = result.error or next(
+        ({"code": r.error_code, "message": r.error_message} for r in result.receipts if r.exit_code), None
+    )
+    if error:
+        found["error"] = {"code": error["code"], "message": error["message"]}
+    return found
+
+
+def _model(model: ModelReport) -> dict[str, Any]:
+    keys = ("recipe", "device", "rows", "features", "target", "epochs", "refit", "model_id", "untrained_spearman")
+    return {
+        **{key: getattr(model, key) for key in keys},
+        "validation": dict(model.validation),
+        "notes": list(model.notes),
+    }
+
+
+def _submission(receipt: Receipt) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "model": receipt.slot,
+        **{
+            key: getattr(receipt, key)
+            for key in ("recipe", "source", "submission_id", "sha256", "status", "verified", "origin", "sent_at_utc")
+        },
+    }
+    if receipt.error_code:
+        found["error"] = {"code": receipt.error_code, "message": receipt.error_message}
+    return found
+
+
+def summary_text(result: RoundResult) -> str:
+    """The round for people: the models, each slot's receipt, and where the report is."""
+    lines = [f"round {result.round if result.round is not None else '(none: local files)'}"]
+    for model in result.models:
+        found = model.validation
+        lines.append(
+            f"  model {model.recipe}: {model.rows:,} rows x {model.features} features, target {model.target},"
+            f" on {model.device}"
+        )
+        lines.append(
+            f"    mean era Spearman {_figure(found['spearman_mean'])} (untrained {_figure(model.untrained_spearman)}),"
+            f" Sharpe {_figure(found['sharpe'])}, {found['eras']} eras scored, {found['undefined']} undefined"
+        )
+        lines += [f"    note: {note}" for note in model.notes]
+    lines += [f"  {_receipt_text(receipt)}" for receipt in result.receipts]
+    if result.report:
+        lines.append(f"  report {result.report}")
+    return "\n".join(lines)
+
+
+def _receipt_text(receipt: Receipt) -> str:
+    if receipt.submission_id is None:
+        return f"slot {receipt.slot}: {receipt.status}"
+    state = f"verified by {receipt.verified}" if receipt.verified else "NOT VERIFIED"
+    foreign = ", made by somebody else" if receipt.origin == "foreign" else ""
+    return (
+        f"slot {receipt.slot}: {receipt.status}{foreign}, {state}\n"
+        f"    submission {receipt.submission_id}, sha256 {receipt.sha256 or 'unknown'}, recipe {receipt.recipe}"
+    )
+
+
+def _figure(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.4f}"
+
+
+def headline(result: RoundResult) -> str:
+    """The round in one sentence."""
+    here = f"round {result.round}" if result.round is not None else "local files"
+    if result.error:
+        return f"{here}: {result.error['message']}"
+    wrong = [receipt for receipt in result.receipts if receipt.exit_code]
+    if wrong:
+        return f"{here}: {len(wrong)} of {len(result.receipts)} slots are not safe; {wrong[0].error_message}"
+    sent = [receipt for receipt in result.receipts if receipt.submission_id]
+    return f"{here} is safe: {len(sent)} verified" if sent else f"{here}: trained, nothing submitted"

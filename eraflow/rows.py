@@ -1,0 +1,200 @@
+"""Rows of one or several stored matrices under one numbering, the order in which training sees them, and batches.
+
+Nothing is copied but the batch: refitting on train and validation takes rows from both memory maps.
+
+Shape letters: N rows of a matrix, M rows chosen, F features, B batch.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from eraflow.errors import InputError
+
+if TYPE_CHECKING:
+    from eraflow.training import TrainingConfig
+
+# An "epoch" of a recipe that counts steps: how often it is validated and a checkpoint written.
+STEPS_AN_EPOCH = 50
+
+Array = npt.NDArray[Any]
+
+
+class Rows:
+    """Chosen rows of matrices: codes int8, `target_M` float32 (NaN = missing), `era_M` int32.
+
+    Make it with `Rows.of` and `Rows.joined`; choose from it with `labelled`, `by_era` and `take`.
+    """
+
+    def __init__(self, matrices: Sequence[tuple[Array, Array | None]], matrix_M: Array, row_M: Array) -> None:
+        self._matrices = list(matrices)
+        self._matrix_M, self._row_M = matrix_M, row_M
+        self.target_M: npt.NDArray[np.float32] = np.empty(0, np.float32)
+        self.era_M: npt.NDArray[np.int32] = np.empty(0, np.int32)
+
+    @classmethod
+    def of(
+        cls,
+        codes_NF: Array,
+        target_N: Array | None,
+        era_N: Array,
+        *,
+        rows: Array | None = None,
+        columns: Array | None = None,
+    ) -> Self:
+        """`rows` (all by default) and `columns` (all by default, in this order) of one matrix.
+
+        `target_N` None means that no row has a target. Raises `InputError` for unequal lengths.
+        """
+        if len(codes_NF) != len(era_N) or (target_N is not None and len(target_N) != len(era_N)):
+            raise InputError(
+                f"codes, target and era must have one length, however {len(codes_NF)} and {len(era_N)} met"
+            )
+        row_M = np.arange(len(codes_NF)) if rows is None else np.asarray(rows, np.int64)
+        if columns is not None and np.array_equal(columns, np.arange(codes_NF.shape[1])):
+            columns = None
+        made = cls([(np.asarray(codes_NF), columns)], np.zeros(len(row_M), np.int8), row_M)
+        missing_M = np.full(len(row_M), np.nan, np.float32)
+        made.target_M = missing_M if target_N is None else np.asarray(target_N)[row_M].astype(np.float32, copy=False)
+        made.era_M = np.asarray(era_N)[row_M].astype(np.int32, copy=False)
+        return made
+
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """The rows of `parts`, one after the other. Raises `InputError` if they differ in features."""
+        if len({part.n_features for part in parts}) != 1:
+            raise InputError(
+                f"all parts must have the same features, however they have {[p.n_features for p in parts]}"
+            )
+        offsets = np.cumsum([0, *(len(part._matrices) for part in parts[:-1])])
+        matrix_M = np.concatenate([p._matrix_M + np.int8(o) for p, o in zip(parts, offsets, strict=True)])
+        made = cls([m for p in parts for m in p._matrices], matrix_M, np.concatenate([p._row_M for p in parts]))
+        made.target_M = np.concatenate([part.target_M for part in parts])
+        made.era_M = np.concatenate([part.era_M for part in parts])
+        return made
+
+    def __len__(self) -> int:
+        return len(self._row_M)
+
+    @property
+    def n_features(self) -> int:
+        codes_NF, columns = self._matrices[0]
+        return int(codes_NF.shape[1]) if columns is None else len(columns)
+
+    def take(self, chosen: Array) -> Self:
+        """The rows at the positions `chosen`, in that order."""
+        made = copy.copy(self)
+        for name in ("_matrix_M", "_row_M", "target_M", "era_M"):
+            setattr(made, name, getattr(self, name)[chosen])
+        return made
+
+    def labelled(self) -> Self:
+        """The rows that have a target."""
+        known_M = ~np.isnan(self.target_M)
+        return self if known_M.all() else self.take(np.flatnonzero(known_M))
+
+    def by_era(self) -> Self:
+        """The rows in order of their eras, each era in one piece."""
+        ordered = bool((self.era_M[1:] >= self.era_M[:-1]).all())
+        return self if ordered else self.take(np.argsort(self.era_M, kind="stable"))
+
+    def gather(self, index_B: Array, out_BF: npt.NDArray[np.int8]) -> None:
+        """Write the codes of the rows at `index_B` to `out_BF` int8 `[B, F]`."""
+        if len(self._matrices) == 1:
+            self._gather(0, self._row_M[index_B], out_BF)
+            return
+        matrix_B, row_B = self._matrix_M[index_B], self._row_M[index_B]
+        for i in np.unique(matrix_B):
+            here = np.flatnonzero(matrix_B == i)
+            if len(here) == len(index_B):
+                self._gather(i, row_B, out_BF)
+            else:
+                part = np.empty((len(here), out_BF.shape[1]), np.int8)
+                self._gather(i, row_B[here], part)
+                out_BF[here] = part
+
+    def digest(self) -> str:
+        """A hash of which rows with which targets these are; the codes are known by their file's hash."""
+        found = hashlib.blake2b(digest_size=16)
+        for codes_NF, columns in self._matrices:
+            found.update(repr((codes_NF.shape, None if columns is None else columns.tolist())).encode())
+        for array in (self._matrix_M, self._row_M, self.target_M, self.era_M):
+            found.update(np.ascontiguousarray(array).data)
+        return found.hexdigest()
+
+    def _gather(self, matrix: int, row_B: Array, out_BF: npt.NDArray[np.int8]) -> None:
+        codes_NF, columns = self._matrices[matrix]
+        # mode="clip" writes into `out` directly; the default goes through a copy. The rows are known to exist.
+        if columns is None:
+            np.take(codes_NF, row_B, axis=0, out=out_BF, mode="clip")
+        else:
+            np.take(np.take(codes_NF, row_B, axis=0), columns, axis=1, out=out_BF, mode="clip")
+
+
+class Plan:
+    """Which rows each step sees: a function of the seed and the step's number alone."""
+
+    def __init__(self, rows: Rows, training: TrainingConfig, seed: int, steps: int | None) -> None:
+        self.seed, self.shuffle = seed, training.shuffle
+        self.bound: list[int] | None = None
+        if training.eras_per_step is not None:
+            sizes = np.unique(rows.era_M, return_counts=True)[1]
+            self.bound = [0, *accumulate(sizes.tolist())]
+            self.units, self.a_step = len(sizes), min(training.eras_per_step, len(sizes))
+            self.largest = int(np.sort(sizes)[-self.a_step :].sum())
+        else:
+            self.units, self.a_step = len(rows), min(training.batch_size or 1, len(rows))
+            self.largest = self.a_step
+        self.steps_a_pass = self.units // self.a_step if training.drop_last else -(-self.units // self.a_step)
+        self.steps = steps or training.steps or self.steps_a_pass * (training.epochs or 1)
+        self.steps_an_epoch = STEPS_AN_EPOCH if training.epochs is None else self.steps_a_pass
+        self._order: tuple[int, npt.NDArray[np.int64]] = (-1, np.empty(0, np.int64))
+
+    def batch(self, step: int) -> tuple[npt.NDArray[np.int64], list[int]]:
+        """Positions of the rows of one step, and how many of them belong to each era in turn."""
+        number, place = divmod(step, self.steps_a_pass)
+        unit_U = self._units_of_pass(number)[place * self.a_step : (place + 1) * self.a_step]
+        if self.bound is None:
+            return unit_U, [len(unit_U)]
+        pieces = [np.arange(self.bound[unit], self.bound[unit + 1]) for unit in unit_U.tolist()]
+        return np.concatenate(pieces), [len(piece) for piece in pieces]
+
+    def ends_epoch(self, step: int) -> bool:
+        return (step + 1) % self.steps_an_epoch == 0 or step + 1 == self.steps
+
+    def _units_of_pass(self, number: int) -> npt.NDArray[np.int64]:
+        if self._order[0] != number:
+            order = np.random.default_rng([self.seed, number]).permutation(self.units) if self.shuffle else None
+            self._order = number, np.arange(self.units) if order is None else order
+        return self._order[1]
+
+
+class Batches:
+    """Codes and targets of chosen rows as tensors on `device`, in buffers for `largest` rows that are reused.
+
+    A buffer over 32 MB that is allocated at each step is page-faulted at each step: 7.6 s against 2.8 s for one
+    pass over 300,000 rows of 2,400 features (two cores, AVX2).
+    """
+
+    def __init__(self, rows: Rows, largest: int, device: torch.device) -> None:
+        self.rows, self.device = rows, device
+        self._code_BF = np.empty((largest, rows.n_features), np.int8)
+        self._staged_BF = torch.from_numpy(self._code_BF)
+        self._x_BF = torch.empty((largest, rows.n_features), dtype=torch.float32, device=device)
+
+    def load(self, index_B: Array) -> tuple[Tensor, Tensor]:
+        """Codes float32 `[B, F]` and targets float32 `[B]`; the codes are overwritten by the next call."""
+        n = len(index_B)
+        self.rows.gather(index_B, self._code_BF[:n])
+        # As bytes to the device and widened there: a quarter of the transfer.
+        self._x_BF[:n].copy_(self._staged_BF[:n].to(self.device))
+        return self._x_BF[:n], torch.from_numpy(self.rows.target_M[index_B]).to(self.device)

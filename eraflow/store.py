@@ -1,0 +1,251 @@
+"""The only door to the disk: atomic writes, locks between processes, manifests, and where everything lies.
+
+    ERAFLOW_HOME/                 owner only (mode 700)
+    ├── ledger.sqlite             attempts, receipts, stage times
+    ├── rounds/<number>/          live.parquet, its decoded form, predictions, submitted files, report
+    ├── data/<version>/           features.json, train.parquet, validation.parquet, and decoded/ beside them
+    ├── models/<id>/              one trained recipe: weights, history, recipe, hashes
+    ├── prefect/                  Prefect's own state
+    └── rehearsal/                the home of `eraflow rehearse`: a whole ERAFLOW_HOME of its own
+
+A file that is there is whole: it is written under a fresh name beside its place, synced, and moved. What a
+killed process leaves behind begins with `.partial-`, is never read, and is swept by `Store.sweep`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from eraflow.errors import InputError, StorageError
+
+PARTIAL = ".partial-"
+BLOCK_BYTES = 1 << 20
+# A partial file that nobody has touched for this long belongs to a process that is gone.
+ABANDONED_S = 24 * 3600.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What is known of one stored file; lies beside it as `<name>.manifest.json`."""
+
+    name: str
+    """The tournament's name of the file, as `v5.3/train.parquet`."""
+    round: int | None
+    """The round it was fetched for."""
+    size_bytes: int
+    sha256: str
+    """Ours: the tournament publishes none, so this detects later damage only."""
+    rows: int | None
+    """Rows of a parquet file, all row groups decoded."""
+    etag: str | None
+    last_modified: str | None
+    fetched_at_utc: str
+
+
+@dataclass(frozen=True)
+class Store:
+    """The folders below one home."""
+
+    home: Path
+
+    @classmethod
+    def open(cls, home: Path) -> Store:
+        """The store at `home`, created owner-only if it is not there. Raises `StorageError` if that can't be."""
+        try:
+            home.mkdir(parents=True, exist_ok=True)
+            home.chmod(0o700)
+        except OSError as error:
+            raise StorageError(
+                f"the folder {home} cannot be used: {error.strerror}; set ERAFLOW_HOME to one that can"
+            ) from error
+        return cls(home.resolve())
+
+    @property
+    def ledger_path(self) -> Path:
+        return self.home / "ledger.sqlite"
+
+    def round_folder(self, number: int) -> Path:
+        return _made(self.home / "rounds" / str(int(number)))
+
+    def data_folder(self, version: str) -> Path:
+        return _made(self.home / "data" / safe_name(version))
+
+    def model_folder(self, model_id: str) -> Path:
+        return _made(self.home / "models" / safe_name(model_id))
+
+    def sweep(self) -> list[Path]:
+        """Remove what killed processes left half-written more than a day ago; returns what was removed."""
+        now = time.time()
+        left = [path for path in self.home.rglob(f"{PARTIAL}*") if now - path.lstat().st_mtime > ABANDONED_S]
+        for path in left:
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        return left
+
+
+def default_home(environ: dict[str, str] | os._Environ[str]) -> Path:
+    """`ERAFLOW_HOME`, or the platform's user data folder for eraflow."""
+    if given := environ.get("ERAFLOW_HOME"):
+        return Path(given).expanduser()
+    from platformdirs import user_data_path
+
+    return user_data_path("eraflow", appauthor=False)
+
+
+def safe_name(name: str) -> str:
+    """`name` if it can be one folder's name, so that no text from outside walks through the disk.
+
+    Raises `InputError` otherwise.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+        raise InputError(f"a name must be of letters, digits, '.', '_' and '-', however {name!r} was given")
+    return name
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A fresh path beside `path` to write one file to; on a clean exit it is synced and takes `path`'s place.
+
+    Raises `StorageError` if the disk is full or read-only; then nothing of it stays.
+    """
+    partial = path.with_name(f"{PARTIAL}{secrets.token_hex(6)}-{path.name}")
+    try:
+        yield partial
+        _sync(partial)
+        os.replace(partial, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written: {error.strerror or error}; nothing was changed") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """The same for a folder: a fresh one to fill, moved to `path` on a clean exit; what was there goes."""
+    partial = path.with_name(f"{PARTIAL}{secrets.token_hex(6)}-{path.name}")
+    old = path.with_name(f"{PARTIAL}{secrets.token_hex(6)}-old-{path.name}")
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        for file in partial.rglob("*"):
+            if file.is_file():
+                _sync(file)
+        _sync_folder(partial)
+        if path.exists():
+            os.replace(path, old)
+        os.replace(partial, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written: {error.strerror or error}; nothing was changed") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """`data` becomes the file at `path`, whole or not at all."""
+    with replacing(path) as partial:
+        partial.write_bytes(data)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """The JSON text of `value` becomes the file at `path`."""
+    write_atomically(path, (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode())
+
+
+@contextmanager
+def exclusive(path: Path, timeout_s: float | None = None) -> Iterator[None]:
+    """Hold the lock of `path` among all processes of this home; a killed holder's lock is free at once.
+
+    Raises `StorageError` if another process still holds it after `timeout_s` [s]; waits for ever by default.
+    """
+    lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=-1 if timeout_s is None else timeout_s)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise StorageError(
+            f"{path} has been in use by another process for {timeout_s:.0f} s; try again later"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def require_room(folder: Path, needed_bytes: int, what: str) -> None:
+    """Raises `StorageError` with both figures if the disk of `folder` has less than `needed_bytes` [bytes] free."""
+    free_bytes = shutil.disk_usage(folder).free
+    if free_bytes < needed_bytes:
+        raise StorageError(
+            f"{what} needs {needed_bytes:,} bytes, however only {free_bytes:,} are free on the disk of {folder};"
+            " make room or set ERAFLOW_HOME to another disk",
+            code="no-room",
+        )
+
+
+def manifest_path(path: Path) -> Path:
+    return path.with_name(f"{path.name}.manifest.json")
+
+
+def write_manifest(path: Path, manifest: Manifest) -> None:
+    write_json(manifest_path(path), dataclasses.asdict(manifest))
+
+
+def read_manifest(path: Path) -> Manifest | None:
+    """The manifest of the file at `path` if both are there, readable and agree on the size; otherwise None.
+
+    None means "fetch it again", which is always safe.
+    """
+    try:
+        manifest = Manifest(**json.loads(manifest_path(path).read_bytes()))
+        return manifest if path.stat().st_size == manifest.size_bytes else None
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def utc_text(moment: datetime) -> str:
+    """ISO 8601 with seconds, in UTC: `2026-08-22T12:04:08+00:00`."""
+    return moment.astimezone(UTC).isoformat(timespec="seconds")
+
+
+def _made(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"the folder {folder} cannot be made: {error.strerror}") from error
+    return folder
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "posix":  # Windows cannot open a folder
+        _sync(folder)

@@ -1,0 +1,347 @@
+"""Submit exactly once, and read it back.
+
+Read `submit` from top to bottom: ask the tournament, write the ledger, PUT, create, read back. A second run finds
+what is there and sends nothing. Whatever is not known for certain is asked, never assumed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from eraflow.checks import Check, check_bytes, check_deadline, check_slot, require
+from eraflow.errors import (
+    ClosedError,
+    CredentialsError,
+    EraflowError,
+    RefusedError,
+    TransientError,
+    UnknownOutcomeError,
+)
+from eraflow.ledger import Attempt, Ledger
+from eraflow.rounds import Round
+from eraflow.store import Store, exclusive, utc_text, write_atomically
+from eraflow.tournament import Listed, Slot, Tournament
+from eraflow.transport import NotSentError
+
+logger = logging.getLogger("eraflow")
+
+Status = Literal["submitted", "already-submitted", "late", "skipped", "failed"]
+READBACK_WAITS_S = (0.5, 1.0, 2.0, 4.0, 8.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubmissionConfig:
+    """How submissions are treated."""
+
+    late: Literal["skip", "submit"] = "skip"
+    """What happens after the on-time deadline."""
+    readback_s: float = 60.0
+    """How long a lost answer is looked for before anything is sent again [s]."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.readback_s <= 3600:
+            raise ValueError(f"readback_s must be 0 to 3600 seconds, however {self.readback_s} was given")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Receipt:
+    """What is known of the submission of one slot for one round."""
+
+    round: int | None
+    slot: str
+    recipe: str
+    source: Literal["fresh", "older-model", "benchmark"] | None
+    status: Status
+    submission_id: str | None = None
+    sha256: str | None = None
+    """Of the bytes that were sent; for a foreign submission of those that were read back, where that is allowed."""
+    verified: Literal["bytes", "listed", False] = False
+    origin: Literal["own", "foreign"] | None = None
+    sent_at_utc: str | None = None
+    left_s: float | None = None
+    """Seconds between the sending and the on-time deadline; negative when late."""
+    error_code: str | None = None
+    error_message: str | None = None
+    exit_code: int = 0
+    checks: tuple[Check, ...] = ()
+    """What the predictions were judged by before they were sent; empty where nothing was sent now."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """Everything that one submission is made of."""
+
+    opened: Round
+    slot: Slot
+    recipe: str
+    source: Literal["fresh", "older-model", "benchmark"]
+    data: bytes
+    live_ids: Sequence[str]
+
+
+def canonical_csv(ids: Sequence[str], prediction_N: np.ndarray) -> bytes:
+    """The one CSV text of these predictions: header, live order, shortest exact decimals, line feeds.
+
+    `prediction_N` is float64 [N] inside (0, 1).
+    """
+    lines = [f"{identity},{float(value)!r}" for identity, value in zip(ids, prediction_N, strict=True)]
+    return "\n".join(["id,prediction", *lines, ""]).encode()
+
+
+def standing(
+    tournament: Tournament, ledger: Ledger, opened: Round, slot: Slot, recipe: str, settings: SubmissionConfig
+) -> Receipt | None:
+    """What the tournament already has of this slot for this round, or None if a submission may be sent.
+
+    An attempt of which it is not known whether it took effect is looked for first. Raises `UnknownOutcomeError`
+    if the tournament can't be asked about it.
+    """
+    attempts = ledger.attempts(opened.number, slot.name)
+    for attempt in attempts:
+        if attempt.state == "sending":
+            _resolve(tournament, ledger, attempt, slot, settings)
+    attempts = ledger.attempts(opened.number, slot.name)
+    there = [entry for entry in tournament.selected(slot.model_id, opened.number) if not _carried_over(entry, opened)]
+    for entry in there:
+        own = next(
+            (a for a in attempts if entry.filename == a.stored_as or (entry.id and entry.id == a.submission_id)), None
+        )
+        if own is None:
+            return _foreign(tournament, opened, slot, recipe, entry)
+        return _receipt(_read_back(tournament, ledger, own, slot), opened, "already-submitted")
+    # Sent and known to us, but not (or no longer) what counts there: a late one that waits for the next round, one
+    # that is still being judged, or one that was refused. Never sent again by itself.
+    for attempt in attempts:
+        if attempt.state in ("submitted", "verified"):
+            return _receipt(_read_back(tournament, ledger, attempt, slot), opened, "already-submitted")
+    return None
+
+
+def submit(
+    tournament: Tournament,
+    ledger: Ledger,
+    store: Store,
+    order: Order,
+    settings: SubmissionConfig,
+    *,
+    resubmit: bool = False,
+) -> Receipt:
+    """Send the predictions of one slot, once, and read them back.
+
+    Of two processes at once the second waits and then finds the first one's submission. Raises `DataError`,
+    `InputError` or `ClosedError` for a failed check, `RefusedError` or `CredentialsError` if the tournament says no,
+    `UnknownOutcomeError` if it can't be known what became of it; in all but the last nothing was sent.
+    """
+    opened, slot = order.opened, order.slot
+    sha256 = hashlib.sha256(order.data).hexdigest()
+    file = store.round_folder(opened.number) / f"submission-{sha256[:12]}.csv"
+    with exclusive(_slot_lock(store, opened, slot)):
+        if not resubmit:
+            there = standing(tournament, ledger, opened, slot, order.recipe, settings)
+            if there is not None:
+                return there
+        checks = [
+            check_slot(slot),
+            check_deadline(opened, tournament.now_utc(), settings.late),
+            *check_bytes(order.data, order.live_ids),
+        ]
+        require(checks, f"slot {slot.name} in round {opened.number}")
+        write_atomically(file, order.data)
+        for again in (True, False):
+            sent = _send_once(tournament, ledger, order, settings, sha256)
+            if sent is not None:
+                break
+            if not again:
+                raise UnknownOutcomeError(
+                    f"two submissions of slot {slot.name} in round {opened.number} took no effect;"
+                    " look at the slot's page at the tournament, then run this again"
+                )
+        assert sent is not None  # noqa: S101  # the loop ends with it or raises
+        attempt = _read_back(tournament, ledger, sent, slot, settings.readback_s)
+        return replace(_receipt(attempt, opened, "late" if attempt.late else "submitted"), checks=tuple(checks))
+
+
+def _send_once(
+    tournament: Tournament, ledger: Ledger, order: Order, settings: SubmissionConfig, sha256: str
+) -> Attempt | None:
+    """PUT and create; the attempt that took effect, or None if it certainly did not and may be repeated."""
+    opened, slot = order.opened, order.slot
+
+    def still_allowed() -> None:
+        require(
+            [check_deadline(_asked_again(tournament, opened), tournament.now_utc(), settings.late)], f"slot {slot.name}"
+        )
+
+    attempt_id = ledger.begin(
+        round_number=opened.number,
+        slot=slot.name,
+        recipe=order.recipe,
+        source=order.source,
+        sha256=sha256,
+        late=not opened.is_open(tournament.now_utc()),
+    )
+    try:
+        # Round and hash in the name are a second clue to whose bytes these are.
+        name = f"eraflow-r{opened.number}-{sha256[:12]}.csv"
+        stored_as = tournament.upload(name, order.data, slot.model_id, before=still_allowed)
+        ledger.mark(attempt_id, "uploaded", stored_as=stored_as)
+        require([check_deadline(opened, tournament.now_utc(), settings.late)], f"slot {slot.name}")
+        ledger.mark(attempt_id, "sending", sent_at_utc=utc_text(tournament.now_utc()))
+        submission_id = tournament.create(stored_as, slot.model_id)
+    except UnknownOutcomeError:
+        return _resolve(tournament, ledger, ledger.attempt(attempt_id), slot, settings)
+    except NotSentError as error:
+        ledger.mark(attempt_id, "failed", error=error.code)
+        raise
+    except EraflowError as error:
+        ledger.mark(attempt_id, "failed", error=error.code)
+        raise
+    ledger.mark(attempt_id, "submitted", submission_id=submission_id)
+    return ledger.attempt(attempt_id)
+
+
+def _resolve(
+    tournament: Tournament, ledger: Ledger, attempt: Attempt, slot: Slot, settings: SubmissionConfig
+) -> Attempt | None:
+    """Find out whether a submission whose answer was lost took effect; the attempt if so, None if certainly not."""
+    sent = datetime.fromisoformat(attempt.sent_at_utc or attempt.started_at_utc)
+    started = time.monotonic()
+    already_s = max(0.0, (tournament.now_utc() - sent).total_seconds())
+    waits = iter(READBACK_WAITS_S)
+    while True:
+        try:
+            found = next((e for e in tournament.listed(slot.model_id) if e.filename == attempt.stored_as), None)
+        except (TransientError, RefusedError) as error:
+            raise UnknownOutcomeError(
+                f"it is not known whether the submission of slot {slot.name} in round {attempt.round} took effect, and"
+                f" the tournament can't be asked: {error.message}; run this again before the deadline"
+            ) from None
+        if found is not None:
+            ledger.mark(attempt.id, "submitted", submission_id=found.id)
+            return ledger.attempt(attempt.id)
+        if already_s + time.monotonic() - started >= settings.readback_s:
+            ledger.mark(attempt.id, "failed", error="took-no-effect")
+            return None
+        time.sleep(min(next(waits, 8.0), settings.readback_s))
+
+
+def _read_back(
+    tournament: Tournament, ledger: Ledger, attempt: Attempt, slot: Slot, patience_s: float = 0.0
+) -> Attempt:
+    """The attempt, verified if the tournament has what we sent; unverified (and said so) otherwise."""
+    if attempt.state == "verified" or attempt.submission_id is None:
+        return attempt
+    started = time.monotonic()
+    waits = iter(READBACK_WAITS_S)
+    while True:
+        how, reason = _verified_how(tournament, attempt, slot)
+        if how:
+            ledger.mark(attempt.id, "verified", verified=how)
+            return ledger.attempt(attempt.id)
+        wait_s = next(waits, 8.0)
+        if time.monotonic() - started + wait_s > patience_s:
+            logger.warning("slot %s, round %d: submitted, but not verified: %s", slot.name, attempt.round, reason)
+            ledger.mark(attempt.id, "submitted", error=reason)
+            return ledger.attempt(attempt.id)
+        time.sleep(wait_s)
+
+
+def _verified_how(
+    tournament: Tournament, attempt: Attempt, slot: Slot
+) -> tuple[Literal["bytes", "listed"] | None, str]:
+    identity = str(attempt.submission_id)
+    try:
+        data = tournament.submitted_bytes(identity)
+        if hashlib.sha256(data).hexdigest() == attempt.sha256:
+            return "bytes", ""
+        return None, "the bytes that came back are not those that were sent"
+    except (CredentialsError, RefusedError, TransientError) as error:
+        reason = error.message
+    try:
+        if any(entry.id == identity for entry in tournament.selected(slot.model_id, attempt.round)):
+            return "listed", ""
+        return None, f"{reason}; nor is it listed as the selected submission"
+    except EraflowError as error:
+        return None, error.message
+
+
+def _asked_again(tournament: Tournament, opened: Round) -> Round:
+    """The round as the tournament knows it now: its deadline may have moved, or the next one may be open."""
+    try:
+        current = tournament.current_round()
+    except ClosedError:
+        return opened
+    if current.number != opened.number:
+        raise ClosedError(
+            f"round {current.number} is open now, however these predictions are for round {opened.number};"
+            " nothing was sent; run this again"
+        )
+    return current
+
+
+def _carried_over(entry: Listed, opened: Round) -> bool:
+    """A late submission of the round before stands as this round's until it is replaced."""
+    return entry.inserted_at_utc is not None and entry.inserted_at_utc < opened.opens_at_utc
+
+
+def _foreign(tournament: Tournament, opened: Round, slot: Slot, recipe: str, entry: Listed) -> Receipt:
+    logger.warning(
+        "slot %s already has a submission for round %d that this ledger does not know (a lost ledger, another machine,"
+        " or an upload by hand); nothing is sent without --resubmit",
+        slot.name,
+        opened.number,
+    )
+    sha256 = None
+    if entry.id:
+        try:
+            sha256 = hashlib.sha256(tournament.submitted_bytes(entry.id)).hexdigest()
+        except (CredentialsError, RefusedError, TransientError) as error:
+            logger.info("the foreign submission cannot be read back: %s", error.message)
+    return Receipt(
+        round=opened.number,
+        slot=slot.name,
+        recipe=recipe,
+        source=None,
+        status="already-submitted",
+        submission_id=entry.id,
+        sha256=sha256,
+        verified="listed",
+        origin="foreign",
+    )
+
+
+def _receipt(attempt: Attempt, opened: Round, status: Status) -> Receipt:
+    verified: Literal["bytes", "listed", False] = False
+    if attempt.verified in ("bytes", "listed"):
+        verified = "bytes" if attempt.verified == "bytes" else "listed"
+    sent = attempt.sent_at_utc
+    return Receipt(
+        round=attempt.round,
+        slot=attempt.slot,
+        recipe=attempt.recipe,
+        source=attempt.source,  # type: ignore[arg-type]  # the ledger holds what an Order had
+        status=status,
+        submission_id=attempt.submission_id,
+        sha256=attempt.sha256,
+        verified=verified,
+        origin="own",
+        sent_at_utc=sent,
+        left_s=opened.left_s(datetime.fromisoformat(sent)) if sent else None,
+        exit_code=0 if verified else 1,
+        error_code=None if verified else "not-verified",
+        error_message=None if verified else f"sent, but the read-back did not confirm it: {attempt.error}",
+    )
+
+
+def _slot_lock(store: Store, opened: Round, slot: Slot) -> Path:
+    # A slot's name comes from the account, so it is hashed before it becomes part of a path.
+    return store.round_folder(opened.number) / f"slot-{hashlib.sha256(slot.name.encode()).hexdigest()[:12]}"

@@ -1,0 +1,389 @@
+"""The only door to the network: what eraflow asks of the tournament and sends to it.
+
+The queries are those of `numerapi`; how they travel is ours (`client`, `transport`): its transport resumes downloads
+of other rounds, never checks uploads, re-sends submissions and turns failures into empty answers. Read `Tournament`
+from top to bottom: the round, the slots, files in, predictions out, read-back. It never stakes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+from eraflow import transport
+from eraflow.client import TOURNAMENT, Keys, Queries
+from eraflow.errors import (
+    ClosedError,
+    CredentialsError,
+    EraflowError,
+    RefusedError,
+    StorageError,
+    TransientError,
+    UnknownOutcomeError,
+)
+from eraflow.progress import Progress, silent
+from eraflow.rounds import Clock, Round
+from eraflow.store import require_room
+from eraflow.transport import NotSentError
+
+T = TypeVar("T")
+
+API_URL = "https://api-tournament.numer.ai"
+# Waits between the tries of one query or transfer [s]; with the time-outs they span a few minutes at most.
+RETRY_WAITS_S = (0.5, 2.0, 5.0, 10.0)
+LONGEST_WAIT_S = 60.0
+
+_DATASET = """query ($filename: String! $round: Int $tournament: Int) {
+    dataset(filename: $filename round: $round tournament: $tournament) }"""
+_HOSTED = "query { account { models { id computePickleUpload { id } } } }"
+_CREATE = """mutation($filename: String! $tournament: Int! $modelId: String $triggerId: String, $dataDatestamp: Int) {
+    create_submission(filename: $filename tournament: $tournament modelId: $modelId triggerId: $triggerId
+                      source: "numerapi" dataDatestamp: $dataDatestamp) { id } }"""
+_DOWNLOAD_AUTH = "query($id: String) { submissionDownloadAuth(id: $id) { filename url } }"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Freshness:
+    """What a one-byte request told about a file; two that are equal mean the file has not changed."""
+
+    size_bytes: int
+    etag: str | None
+    last_modified: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Downloaded:
+    """A file that has arrived in full length."""
+
+    sha256: str
+    freshness: Freshness
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listed:
+    """A submission as the tournament lists it for a slot."""
+
+    filename: str
+    id: str | None
+    inserted_at_utc: datetime | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slot:
+    """One of the account's models in tournament 8."""
+
+    name: str
+    model_id: str
+    hosted: bool | None
+    """A pickle upload submits for it; None where the tournament would not tell."""
+
+
+class Tournament:
+    """The tournament at one address, with or without keys."""
+
+    def __init__(
+        self, url: str = API_URL, keys: Keys | None = None, *, clock: Clock | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:  # fmt: skip
+        self.url = transport.checked_address(url, "ERAFLOW_API_URL")
+        self.clock = clock or Clock()
+        self._queries = Queries(self.url, keys, self.clock)
+        self._sleep = sleep
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Tournament:
+        """The tournament at `ERAFLOW_API_URL` with `NUMERAI_PUBLIC_ID` and `NUMERAI_SECRET_KEY`.
+
+        Raises `InputError` for an address that is neither https nor loopback, `CredentialsError` for half a key pair.
+        """
+        public_id, secret_key = environ.get("NUMERAI_PUBLIC_ID", ""), environ.get("NUMERAI_SECRET_KEY", "")
+        if bool(public_id) != bool(secret_key):
+            raise CredentialsError("NUMERAI_PUBLIC_ID and NUMERAI_SECRET_KEY must both be set, however one is missing")
+        keys = Keys(public_id, secret_key) if public_id else None
+        return cls(environ.get("ERAFLOW_API_URL") or API_URL, keys)
+
+    def __repr__(self) -> str:
+        return f"Tournament({self.url!r})"
+
+    def now_utc(self) -> datetime:
+        """The time at the tournament."""
+        return self.clock.now_utc()
+
+    # The round and the slots
+
+    def current_round(self) -> Round:
+        """The round that is open now. Raises `ClosedError` between rounds."""
+        number = self._ask(_current_number)
+        if number is None:
+            raise ClosedError(
+                "no round is open at the tournament; the next one opens on its timetable", code="no-round"
+            )
+        found = self._ask(lambda api: [r for r in api.list_rounds(number=number) if r["number"] == number])
+        if not found:
+            raise TransientError(
+                f"the tournament names round {number} as current but does not list it; try again later"
+            )
+        opened = self._understood(lambda: _round(found[0]))
+        if self.now_utc() < opened.opens_at_utc:
+            raise ClosedError(f"round {number} opens at {opened.opens_at_utc:%Y-%m-%d %H:%M} UTC", code="no-round")
+        return opened
+
+    def latest_round(self) -> Round:
+        """The round that is open or closed last. Raises `ClosedError` if the tournament names none of this week."""
+        try:
+            return self.current_round()
+        except ClosedError as closed:
+            rounds = [self._understood(lambda e=e: _round(e)) for e in self._ask(lambda api: api.list_rounds(limit=20))]
+            now = self.now_utc()
+            past = [r for r in rounds if r.opens_at_utc <= now and now - r.closes_at_utc < timedelta(days=7)]
+            if not past:
+                raise closed
+            return max(past, key=lambda r: r.number)
+
+    def slots(self) -> dict[str, Slot]:
+        """The account's slots by name. Raises `CredentialsError` if the keys are missing or refused."""
+        models: dict[str, str] = self._ask(lambda api: dict(api.get_models(TOURNAMENT)))
+        hosted: set[str] | None
+        try:
+            answer = self._ask(lambda api: api.raw_query(_HOSTED, authorization=True)["data"]["account"]["models"])
+            hosted = {model["id"] for model in answer if model.get("computePickleUpload")}
+        except (RefusedError, CredentialsError, TransientError):
+            hosted = None  # not part of what the client asks, so an API without it must not stop a round
+        return {
+            name: Slot(name=name, model_id=model_id, hosted=None if hosted is None else model_id in hosted)
+            for name, model_id in models.items()
+        }
+
+    # Files in
+
+    def probe(self, name: str, round_number: int | None = None) -> Freshness | None:
+        """Size, ETag and date of the file `name`, by a one-byte ranged GET; None where that can't be answered."""
+        with (
+            suppress(TransientError, RefusedError),
+            transport.get(self._address(name, round_number), f"the file {name}", {"Range": "bytes=0-0"}) as body,
+        ):
+            total = re.fullmatch(r"bytes 0-0/(\d+)", body.content_range or "")
+            if body.status == 206 and total:
+                return Freshness(size_bytes=int(total[1]), etag=body.etag, last_modified=body.last_modified)
+        return None
+
+    def download(self, name: str, to: Path, round_number: int | None = None, progress: Progress = silent) -> Downloaded:
+        """Write all bytes of the file `name` to the fresh path `to`; every try starts from its first byte.
+
+        Raises `TransientError` after several tries, `RefusedError` if the tournament has no such file,
+        `StorageError` if the disk has no room for it.
+        """
+
+        def once() -> Downloaded:
+            with transport.get(self._address(name, round_number), f"the file {name}") as body:
+                return _receive(body, name, to, progress)
+
+        # A signed address expires, so even a refusal may be cured by a fresh one.
+        return self._repeated(once, also=RefusedError)
+
+    # Predictions out
+
+    def upload(self, filename: str, data: bytes, model_id: str, before: Callable[[], None]) -> str:
+        """PUT the bytes under a fresh address; returns the name that the tournament gave them.
+
+        `before` is called ahead of each PUT and may raise (a closed round). Raises `RefusedError` if the
+        upload stays refused after several tries, each with a fresh address.
+        """
+
+        def once() -> str:
+            granted = self._ask(lambda api: api._upload_auth("submission_upload_auth", filename, TOURNAMENT, model_id))
+            url, stored_as = self._understood(lambda: (str(granted["url"]), str(granted["filename"])))
+            before()
+            status = transport.put(self._trusted(url), data, "the upload address")
+            if status not in (200, 201, 204):
+                raise transport.refusal(status, "the upload address")
+            return stored_as
+
+        try:
+            return self._repeated(once, also=RefusedError, unless=CredentialsError)
+        except NotSentError:
+            raise
+        except (TransientError, RefusedError) as error:
+            raise RefusedError(
+                f"the predictions could not be uploaded, nothing was submitted: {error.message}", code="upload-refused"
+            ) from None
+
+    def create(self, stored_as: str, model_id: str) -> str:
+        """Turn uploaded bytes into a submission; returns its id. Sent once: the API has no idempotency keys.
+
+        Raises `NotSentError` if it cannot have arrived, `RefusedError`, `ClosedError` or `CredentialsError` if the
+        tournament said no, `UnknownOutcomeError` in every other case.
+        """
+        variables = {
+            "filename": stored_as, "tournament": TOURNAMENT, "modelId": model_id,
+            "triggerId": None, "dataDatestamp": None,
+        }  # fmt: skip
+        try:
+            answer = self._queries.send(_CREATE, variables, authorization=True)
+            return str(answer["data"]["create_submission"]["id"])
+        except NotSentError:
+            raise
+        except (TransientError, KeyError, TypeError) as error:
+            detail = error.message if isinstance(error, TransientError) else "its answer has no id"
+            raise UnknownOutcomeError(
+                f"the submission was sent, but it is not known whether it took effect: {detail}"
+            ) from None
+
+    # Read-back
+
+    def selected(self, model_id: str, round_number: int) -> list[Listed]:
+        """The submission that counts for this slot and round (none, or one; more only if the API misbehaves)."""
+        named = self._ask(
+            lambda api: [
+                str(found["filename"])
+                for found in api.get_submission_filenames(TOURNAMENT, round_number, model_id)
+                if found["filename"]
+            ]
+        )
+        return [entry for entry in self.listed(model_id) if entry.filename in named] if named else []
+
+    def listed(self, model_id: str) -> list[Listed]:
+        """Every submission of the slot, of any round, newest first."""
+        entries = self._ask(lambda api: [_listed(entry) for entry in api.submission_ids(model_id)])
+        oldest = datetime.min.replace(tzinfo=UTC)
+        return sorted(entries, key=lambda entry: entry.inserted_at_utc or oldest, reverse=True)
+
+    def submitted_bytes(self, submission_id: str) -> bytes:
+        """The bytes of a submission, downloaded again.
+
+        Raises `CredentialsError` or `RefusedError` for keys that may not.
+        """
+
+        def once() -> bytes:
+            answer = self._ask(lambda api: api.raw_query(_DOWNLOAD_AUTH, {"id": submission_id}, authorization=True))
+            url = self._understood(lambda: str(answer["data"]["submissionDownloadAuth"]["url"]))
+            with transport.get(self._trusted(url), "the submission") as body:
+                if body.status != 200:
+                    raise transport.refusal(body.status, "the submission")
+                data = b""
+                for chunk in body.chunks():
+                    data += chunk
+                    if len(data) > transport.ANSWER_LIMIT_BYTES:
+                        raise TransientError("the submission that came back is endless; it was given up")
+                if body.length_bytes not in (None, len(data)):
+                    raise TransientError("the submission that came back is cut short; try again later")
+                return data
+
+        return self._repeated(once)
+
+    # How it is asked
+
+    def _ask(self, query: Callable[[Any], T]) -> T:
+        """Run one of the client's queries, again after a passing fault."""
+        return self._repeated(lambda: self._understood(lambda: query(self._queries.client())))
+
+    def _understood(self, read: Callable[[], T]) -> T:
+        """What `read` makes of an answer; an answer of another shape than documented is a passing fault."""
+        try:
+            return read()
+        except (KeyError, TypeError, IndexError, AttributeError, ValueError, OverflowError):
+            raise TransientError(
+                "the tournament's answer is not of the documented shape", code="tournament-answer"
+            ) from None
+
+    def _repeated(
+        self,
+        once: Callable[[], T],
+        *,
+        also: type[EraflowError] | tuple[()] = (),
+        unless: type[EraflowError] | tuple[()] = (),
+    ) -> T:
+        for wait_s in (*RETRY_WAITS_S, None):
+            try:
+                return once()
+            except EraflowError as error:
+                again = isinstance(error, TransientError) or (also and isinstance(error, also))
+                if wait_s is None or not again or (unless and isinstance(error, unless)):
+                    raise
+                asked_s = getattr(error, "retry_after_s", None) or 0.0
+                self._sleep(min(max(wait_s, asked_s), LONGEST_WAIT_S))
+        raise AssertionError("unreachable")
+
+    def _address(self, name: str, round_number: int | None) -> str:
+        variables = {"filename": name, "round": round_number, "tournament": TOURNAMENT}
+        url = self._ask(lambda api: str(api.raw_query(_DATASET, variables)["data"]["dataset"]))
+        return self._trusted(url)
+
+    def _trusted(self, url: str) -> str:
+        """A signed address may be plain http only where the tournament itself is on this machine."""
+        if self.url.startswith("https:") and not url.startswith("https:"):
+            raise RefusedError("the tournament gave an address that is not https; nothing was read from or sent to it")
+        return transport.checked_address(url, "an address from the tournament")
+
+
+def _current_number(api: Any) -> int | None:
+    try:
+        number = api.get_current_round()
+    except IndexError:  # `rounds: []`
+        return None
+    return None if number is None else int(number)
+
+
+def _round(entry: Mapping[str, Any]) -> Round:
+    closes = entry.get("closeStakingTime") or entry["closeTime"]
+    ends = entry.get("closeTime")
+    return Round(
+        number=int(entry["number"]),
+        opens_at_utc=_utc(entry["openTime"]),
+        closes_at_utc=_utc(closes),
+        ends_at_utc=_utc(ends) if ends else None,
+    )
+
+
+def _listed(entry: Mapping[str, Any]) -> Listed:
+    inserted, identity = entry.get("insertedAt"), entry.get("id")
+    return Listed(
+        filename=str(entry["filename"]),
+        id=str(identity) if identity else None,
+        inserted_at_utc=_utc(inserted) if inserted else None,
+    )
+
+
+def _utc(moment: datetime | str) -> datetime:
+    if isinstance(moment, str):
+        moment = datetime.fromisoformat(moment)
+    # The API speaks UTC; some of its fields leave the zone out.
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def _receive(body: transport.Body, name: str, to: Path, progress: Progress) -> Downloaded:
+    if body.status != 200:
+        raise transport.refusal(body.status, f"the file {name}")
+    expected = body.length_bytes
+    if expected is not None:
+        require_room(to.parent, expected, f"the file {name}")
+    received, digest = 0, hashlib.sha256()
+    try:
+        with to.open("wb") as file:
+            for chunk in body.chunks():
+                received += len(chunk)
+                if expected is not None and received > expected:
+                    break
+                file.write(chunk)
+                digest.update(chunk)
+                progress(f"download {name}", received, expected or received, f"{received / 1e6:.1f} MB")
+    except OSError as error:
+        raise StorageError(
+            f"the file {name} cannot be written to {to.parent}: {error.strerror}", code="no-room"
+        ) from error
+    if expected is not None and received != expected:
+        raise TransientError(
+            f"the file {name} should have {expected:,} bytes, however {received:,} came; try again later"
+        )
+    if received == 0:
+        raise TransientError(f"the file {name} came empty; try again later")
+    freshness = Freshness(size_bytes=received, etag=body.etag, last_modified=body.last_modified)
+    return Downloaded(sha256=digest.hexdigest(), freshness=freshness)

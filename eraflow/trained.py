@@ -1,0 +1,332 @@
+"""A recipe trained on stored data: hold-out first, then refit, all in one model folder.
+
+    <folder>/recipe.toml      the recipe
+    ├── holdout-<m>/          member m fitted on the purged training eras
+    ├── final-<m>/            member m fitted again on all labelled eras, where the recipe says so
+    └── model.json            what it was made from and how it did; written last, so it says that the folder is whole
+
+Read `train`, then `predict_live`. A folder that is whole is loaded; one that is not is gone on with.
+
+Shape letters: N rows, M rows with a target, K members, E eras.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+import eraflow
+from eraflow import metrics
+from eraflow.config import build, read_toml, to_table, to_toml
+from eraflow.errors import DataError, StorageError, TrainingError
+from eraflow.models import Mlp
+from eraflow.predictions import ensemble, rank_uniform
+from eraflow.progress import Progress, silent
+from eraflow.recipes import Recipe, fingerprint
+from eraflow.rows import Rows
+from eraflow.splits import distinct, every_nth, purge, purge_eras
+from eraflow.store import write_atomically, write_json
+from eraflow.stored import StoredDataset, matching_target, suffix_days
+from eraflow.training import Fitted, fit, initial, load_fitted, predict
+
+RECIPE, MODEL = "recipe.toml", "model.json"
+
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EraScore:
+    """One era of the hold-out; None where the era defines no value."""
+
+    era: int
+    rows: int
+    """Rows with a target."""
+    spearman: float | None
+    numerai_corr: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validation:
+    """How the members' mean rank did on the hold-out; None where no era defines it."""
+
+    eras: int
+    """Eras that were scored."""
+    undefined: int
+    """Eras that define no score: fewer than two rows, constant predictions or a constant target."""
+    spearman_mean: float | None
+    spearman_std: float | None
+    """Population standard deviation over the scored eras."""
+    sharpe: float | None
+    max_drawdown: float | None
+    numerai_corr_mean: float | None
+    per_era: tuple[EraScore, ...]
+
+    def figures(self) -> dict[str, float | int | None]:
+        """Everything but the table by era."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "per_era"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A trained recipe in its folder. The networks are read by `members`."""
+
+    model_id: str
+    folder: Path
+    recipe: Recipe
+    features: tuple[str, ...]
+    train_sha256: str
+    validation_sha256: str
+    target_equals: str | None
+    """The column that the recipe's target equals, where that gave the horizon."""
+    purged_eras: int
+    """Weekly eras left out on either side of the hold-out."""
+    rows: int
+    """Training rows of the hold-out fit: after the purge and the stride."""
+    eras: int
+    """Training eras of the hold-out fit."""
+    refit_rows: int | None
+    """Training rows of the refit; None without one."""
+    steps: int
+    """Optimiser steps of each fit."""
+    device: str
+    validation: Validation
+    untrained_spearman: float | None
+    """Mean era Spearman of the first member's network before training."""
+    histories: tuple[tuple[dict[str, Any], ...], ...]
+    """For each member, an entry an epoch of the hold-out fit (see `training.Fitted`)."""
+    seconds: float
+    """Spent in all fits [s]."""
+    versions: dict[str, str]
+    notes: tuple[str, ...]
+
+    def members(self) -> list[Mlp]:
+        """The networks that predict, in evaluation mode on the recipe's device."""
+        kind, device = _final(self.recipe), self.recipe.training.device
+        return [
+            load_fitted(self.folder / f"{kind}-{m}", self.recipe.model, device).model
+            for m in range(self.recipe.prediction.members)
+        ]
+
+
+def model_id(recipe: Recipe, train_sha256: str, validation_sha256: str, features: Sequence[str]) -> str:
+    """The name of what this recipe gives on these files: `era-pearson-1f2e3d4c5b6a`."""
+    made_from = json.dumps([fingerprint(recipe), train_sha256, validation_sha256, list(features)])
+    return f"{recipe.name}-{hashlib.sha256(made_from.encode()).hexdigest()[:12]}"
+
+
+def train(
+    recipe: Recipe,
+    *,
+    train: StoredDataset,
+    validation: StoredDataset,
+    features: Sequence[str],
+    folder: Path,
+    progress: Progress = silent,
+    notes: Sequence[str] = (),
+) -> Trained:
+    """Fit each member with the purged hold-out, report it, and refit on everything where the recipe says so.
+
+    The hold-out is every labelled era of `validation`. A whole `folder` of the same recipe and data is loaded.
+    One process at a time may use `folder`. Raises `DataError` for no labelled rows, `InputError` if the purge leaves
+    no training era or a column is missing, `TrainingError` if the training fails.
+    """
+    name = model_id(recipe, train.sha256, validation.sha256, features)
+    if (folder / MODEL).exists() and (found := load(folder)).model_id == name:
+        return found
+    equals, purged = _horizon(train, recipe.data.target)
+    holdout = _labelled(validation, recipe, features).by_era()
+    rows = _training_rows(_labelled(train, recipe, features), holdout, purged, recipe.data.era_stride)
+    fits = _fit_members(recipe, rows, folder, "holdout", progress, holdout=holdout)
+    score, untrained = _validate(recipe, fits, holdout, progress)
+    refits: list[Fitted] = []
+    if recipe.training.refit:
+        both = Rows.joined([_labelled(train, recipe, features), holdout])
+        both = _of_eras(both, every_nth(both.era_M, recipe.data.era_stride))
+        refits = _fit_members(recipe, both, folder, "final", progress, steps=fits[0].steps)
+    made = Trained(
+        model_id=name,
+        folder=folder,
+        recipe=recipe,
+        features=tuple(features),
+        train_sha256=train.sha256,
+        validation_sha256=validation.sha256,
+        target_equals=equals,
+        purged_eras=purged,
+        rows=fits[0].rows,
+        eras=len(distinct(rows.era_M)),
+        refit_rows=refits[0].rows if refits else None,
+        steps=fits[0].steps,
+        device=fits[0].device,
+        validation=score,
+        untrained_spearman=untrained,
+        histories=tuple(fitted.history for fitted in fits),
+        seconds=sum(float(fitted.history[-1]["seconds"]) for fitted in [*fits, *refits]),
+        versions=_versions(),
+        notes=tuple(notes),
+    )
+    write_atomically(folder / RECIPE, to_toml(to_table(recipe)).encode())
+    write_json(folder / MODEL, _to_json(made))
+    return made
+
+
+def load(folder: Path) -> Trained:
+    """What `train` finished in `folder`. Raises `StorageError` if it is not whole or not readable."""
+    try:
+        told = json.loads((folder / MODEL).read_bytes())
+        scores = told.pop("validation")
+        per_era = tuple(EraScore(**score) for score in scores.pop("per_era"))
+        return Trained(
+            folder=folder,
+            recipe=build(Recipe, read_toml(folder / RECIPE)),
+            features=tuple(told.pop("features")),
+            validation=Validation(per_era=per_era, **scores),
+            histories=tuple(tuple(history) for history in told.pop("histories")),
+            notes=tuple(told.pop("notes")),
+            **told,
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StorageError(
+            f"{folder} must hold a whole trained model, however {MODEL} cannot be read ({error}); train again",
+            code="no-model",
+        ) from error
+
+
+def predict_live(trained: Trained, live: StoredDataset, progress: Progress = silent) -> npt.NDArray[np.float64]:
+    """One prediction for each live row, float64 `[N]`, rank-normalised into (0, 1): the mean of the members' ranks.
+
+    Raises `DataError` for no rows, `InputError` for a feature that `live` lacks, `TrainingError` for a prediction
+    that is not finite.
+    """
+    if not live.rows:
+        raise DataError(f"the live file {live.source} must have rows, however it has none; download it again")
+    rows = Rows.of(live.codes_NF, None, live.era_N, columns=live.columns(trained.features))
+    prediction_KN = predict(trained.members(), rows, progress=progress, stage="predict")
+    _require_finite(prediction_KN, trained.folder)
+    return rank_uniform(ensemble(list(prediction_KN), np.zeros(live.rows, np.int32)))
+
+
+def _horizon(stored: StoredDataset, target: str) -> tuple[str | None, int]:
+    """The column that gave the horizon where the name has none, and the eras to purge."""
+    if suffix_days(target) is not None:
+        return None, purge_eras(target)
+    equals = matching_target(stored, target)
+    return equals, purge_eras(equals or target)
+
+
+def _labelled(stored: StoredDataset, recipe: Recipe, features: Sequence[str]) -> Rows:
+    """All rows of the file that have the recipe's target."""
+    target_N = stored.column(recipe.data.target)
+    found = Rows.of(stored.codes_NF, target_N, stored.era_N, columns=stored.columns(features)).labelled()
+    if not len(found):
+        raise DataError(
+            f"{stored.source} must have rows with the target {recipe.data.target}, however none of its"
+            f" {stored.rows} rows has one; give newer data or another data.target"
+        )
+    return found
+
+
+def _training_rows(labelled: Rows, holdout: Rows, purged: int, stride: int) -> Rows:
+    return _of_eras(labelled, every_nth(purge(labelled.era_M, holdout.era_M, purged), stride))
+
+
+def _of_eras(rows: Rows, era_E: npt.NDArray[np.int64]) -> Rows:
+    return rows.take(np.flatnonzero(np.isin(rows.era_M, era_E)))
+
+
+def _fit_members(
+    recipe: Recipe,
+    rows: Rows,
+    folder: Path,
+    kind: str,
+    progress: Progress,
+    *,
+    holdout: Rows | None = None,
+    steps: int | None = None,
+) -> list[Fitted]:
+    members = recipe.prediction.members
+    what = {"holdout": "train", "final": "refit"}[kind]
+    return [
+        fit(
+            rows,
+            model=recipe.model,
+            training=recipe.training,
+            seed=recipe.training.seed + m,
+            folder=folder / f"{kind}-{m}",
+            holdout=holdout,
+            steps=steps,
+            progress=progress,
+            stage=f"{what} {recipe.name}" + (f" {m + 1}/{members}" if members > 1 else ""),
+        )
+        for m in range(members)
+    ]
+
+
+def _validate(
+    recipe: Recipe, fits: Sequence[Fitted], holdout: Rows, progress: Progress
+) -> tuple[Validation, float | None]:
+    """The members' mean rank scored by era, and the mean Spearman of the first network before training."""
+    before = initial(recipe.model, holdout.n_features, recipe.training.seed).to(fits[0].device)
+    networks = [*(fitted.model for fitted in fits), before]
+    prediction_KM = predict(networks, holdout, progress=progress, stage=f"validate {recipe.name}")
+    _require_finite(prediction_KM, Path(recipe.name))
+    mean_M = ensemble(list(prediction_KM[:-1]), holdout.era_M)
+    spearman = metrics.PreparedSpearman(holdout.target_M, holdout.era_M)
+    era_E, spearman_E = spearman(mean_M)
+    corr_E = metrics.numerai_corr(mean_M, holdout.target_M, holdout.era_M).to_numpy()
+    untrained = metrics.summary(spearman(prediction_KM[-1])[1])
+    found, rows_E = metrics.summary(spearman_E), np.unique(holdout.era_M, return_counts=True)[1]
+    return Validation(
+        eras=found.eras,
+        undefined=found.undefined,
+        spearman_mean=_known(found.mean),
+        spearman_std=_known(found.std),
+        sharpe=_known(found.sharpe),
+        max_drawdown=_known(found.max_drawdown),
+        numerai_corr_mean=_known(metrics.summary(corr_E).mean),
+        per_era=tuple(
+            EraScore(era=int(era), rows=int(rows), spearman=_known(rho), numerai_corr=_known(corr))
+            for era, rows, rho, corr in zip(era_E, rows_E, spearman_E.tolist(), corr_E.tolist(), strict=True)
+        ),
+    ), _known(untrained.mean)
+
+
+def _require_finite(prediction_KN: npt.NDArray[np.float32], what: Path) -> None:
+    wrong = int((~np.isfinite(prediction_KN)).sum())
+    if wrong:
+        raise TrainingError(
+            f"all predictions of {what.name} must be finite, however {wrong} are not; lower training.learning_rate"
+        )
+
+
+def _final(recipe: Recipe) -> str:
+    return "final" if recipe.training.refit else "holdout"
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _to_json(made: Trained) -> dict[str, Any]:
+    told = dataclasses.asdict(made)
+    del told["folder"], told["recipe"]  # the folder may be moved; the recipe stands in its own file
+    return told
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "eraflow": eraflow.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+    }

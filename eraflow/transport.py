@@ -1,0 +1,213 @@
+"""How bytes travel: one JSON POST, one streamed GET, one PUT. Only `tournament` uses this.
+
+Every request has a time-out, verifies TLS, follows no redirect, sends no credentials but those it is given, and
+turns what goes wrong into `eraflow.errors` without the address (signed addresses are secrets) or the headers.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import json
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+import requests
+import urllib3
+
+from eraflow.errors import CredentialsError, InputError, RefusedError, TransientError
+
+CONNECT_TIMEOUT_S = 10.0
+READ_TIMEOUT_S = 30.0
+ANSWER_LIMIT_S = 45.0  # with the time to connect: an unanswered query is given up within a minute
+ANSWER_LIMIT_BYTES = 32 << 20
+# Below this speed over a minute a download counts as stalled, although single bytes still arrive.
+STALLED_BYTES_PER_S = 1024
+CHUNK_BYTES = 1 << 20
+LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+
+
+class NotSentError(TransientError):
+    """The connection was never made, so the request cannot have taken effect."""
+
+    code = "tournament-unreachable"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Status and JSON body of a POST, and the server's time."""
+
+    status: int
+    body: Any
+    date_utc: datetime | None
+    retry_after: str | None
+
+
+@dataclass(frozen=True)
+class Body:
+    """A response whose bytes are still to be read."""
+
+    status: int
+    length_bytes: int | None
+    etag: str | None
+    last_modified: str | None
+    content_range: str | None
+    content_type: str
+    chunks: Callable[[], Iterator[bytes]]
+
+
+def checked_address(url: str, what: str) -> str:
+    """`url` if it may be used: https, or http to this machine itself. Raises `InputError` otherwise."""
+    parts = urlsplit(url)
+    if parts.scheme == "https" and parts.hostname:
+        return url.rstrip("/")
+    if parts.scheme == "http" and parts.hostname in LOOPBACK:
+        return url.rstrip("/")
+    raise InputError(f"{what} must be an https address (http only for 127.0.0.1), however its scheme or host is not")
+
+
+def post_json(url: str, body: dict[str, Any], headers: dict[str, str]) -> Answer:
+    """POST `body` as JSON; the answer whatever its status.
+
+    Raises `NotSentError` if no connection was made, `TransientError` if the answer is late, broken, too
+    large or not JSON.
+    """
+    started = time.monotonic()
+    with _request("POST", url, "the tournament's API", json=body, headers=headers) as response:
+        raw = bytearray()
+        for chunk in _chunks(response, "the answer of the tournament's API"):
+            raw += chunk
+            if len(raw) > ANSWER_LIMIT_BYTES or time.monotonic() - started > ANSWER_LIMIT_S:
+                raise TransientError("the answer of the tournament's API is endless; it was given up")
+        return Answer(response.status_code, _json(bytes(raw)), _date(response), response.headers.get("Retry-After"))
+
+
+@contextmanager
+def get(url: str, what: str, headers: dict[str, str] | None = None) -> Iterator[Body]:
+    """GET the bytes of `what` (a name for messages). Raises like `post_json`."""
+    asked = {"Accept-Encoding": "identity", **(headers or {})}
+    with _request("GET", url, what, headers=asked) as response:
+        length = response.headers.get("Content-Length", "")
+        yield Body(
+            status=response.status_code,
+            length_bytes=int(length) if length.isascii() and length.isdigit() else None,
+            etag=response.headers.get("ETag"),
+            last_modified=response.headers.get("Last-Modified"),
+            content_range=response.headers.get("Content-Range"),
+            content_type=response.headers.get("Content-Type", ""),
+            chunks=lambda: _chunks(response, what),
+        )
+
+
+def put(url: str, data: bytes, what: str) -> int:
+    """PUT `data`; returns the status. Sends no header of its own choice: the address signs what may be sent."""
+    with _request("PUT", url, what, data=data) as response:
+        return response.status_code
+
+
+def refusal(status: int, what: str, retry_after: str | None = None) -> Exception:
+    """The error for an HTTP status that is not a success."""
+    if status in (401,):
+        return CredentialsError(
+            f"{what} answered {status}: the keys are not accepted; check NUMERAI_PUBLIC_ID and _SECRET_KEY"
+        )
+    if status in (408, 425, 429) or status >= 500:
+        wait_s = float(retry_after) if retry_after and retry_after.isdigit() else None
+        return TransientError(f"{what} answered {status}; try again later", retry_after_s=wait_s)
+    return RefusedError(f"{what} answered {status}, which asking again would not change")
+
+
+class _NoAuth(requests.auth.AuthBase):
+    """Keeps requests from adding credentials of a .netrc file."""
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        return request
+
+
+@contextmanager
+def _request(method: str, url: str, what: str, **arguments: Any) -> Iterator[requests.Response]:
+    try:
+        # A session for one request: a kept connection that the server had closed would look like a lost answer.
+        with requests.Session() as session:
+            response = session.request(
+                method,
+                url,
+                timeout=(CONNECT_TIMEOUT_S, READ_TIMEOUT_S),
+                allow_redirects=False,
+                stream=True,
+                auth=_NoAuth(),
+                **arguments,
+            )
+            with response:
+                if 300 <= response.status_code < 400:
+                    raise RefusedError(
+                        f"{what} answered with a redirect ({response.status_code}), which is not followed"
+                    )
+                yield response
+    except requests.exceptions.RequestException as error:
+        # Their texts hold the address and the exceptions the request with its headers: neither goes on.
+        raise _wrapped(error, what) from None
+
+
+def _wrapped(error: requests.exceptions.RequestException, what: str) -> Exception:
+    inner = error.args[0] if error.args else None
+    reason = getattr(inner, "reason", None)
+    if isinstance(error, requests.exceptions.SSLError):
+        return NotSentError(
+            f"{what}: the TLS certificate was not accepted; check this machine's clock and certificates"
+        )
+    if isinstance(error, requests.exceptions.ConnectTimeout) or isinstance(
+        reason, urllib3.exceptions.NewConnectionError | urllib3.exceptions.ConnectTimeoutError
+    ):
+        return NotSentError(f"{what} cannot be reached; check the network, then try again")
+    if isinstance(error, requests.exceptions.Timeout):
+        return TransientError(f"{what} did not answer within {READ_TIMEOUT_S:.0f} s; try again later")
+    if isinstance(error, requests.exceptions.ConnectionError | requests.exceptions.ChunkedEncodingError):
+        return TransientError(f"the connection to {what} broke; try again later")
+    return TransientError(f"{what} could not be asked ({type(error).__name__}); try again later")
+
+
+def _chunks(response: requests.Response, what: str) -> Iterator[bytes]:
+    window_started, window_bytes = time.monotonic(), 0
+    raw = cast(urllib3.response.BaseHTTPResponse, response.raw)
+    try:
+        # read1 hands over what has arrived; read(n) would wait for n bytes however slowly they trickle.
+        while chunk := raw.read1(CHUNK_BYTES, decode_content=True):
+            window_bytes += len(chunk)
+            yield chunk
+            elapsed_s = time.monotonic() - window_started
+            if elapsed_s > 60:
+                if window_bytes < STALLED_BYTES_PER_S * elapsed_s:
+                    raise TransientError(f"{what} arrives at under {STALLED_BYTES_PER_S} bytes/s; it was given up")
+                window_started, window_bytes = time.monotonic(), 0
+    except (urllib3.exceptions.HTTPError, OSError) as error:
+        raise TransientError(f"{what} broke off ({type(error).__name__}); try again later") from None
+
+
+def _json(raw: bytes) -> Any:
+    try:
+        return json.loads(raw)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _date(response: requests.Response) -> datetime | None:
+    try:
+        moment = email.utils.parsedate_to_datetime(response.headers.get("Date", ""))
+    except (TypeError, ValueError):
+        return None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def without_secrets(text: str, secrets: tuple[str, ...] = ()) -> str:
+    """One line of at most 300 characters of a foreign text, without keys and addresses."""
+    for secret in secrets:
+        if secret:
+            text = text.replace(secret, "***")
+    text = re.sub(r"https?://\S+", "(address)", text)
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:300]

@@ -1,0 +1,1 @@
+"""Chains of Prefect tasks, and the `eraflow` command that starts them."""

@@ -1,0 +1,249 @@
+"""The `eraflow` command: reads flags, calls one function, prints what came of it.
+
+Exit codes: 0 done; 2 the user's input is wrong; 3 the tournament refuses or is closed; 4 credentials; 5 data failed
+verification; 1 anything else. Errors are one line on standard error, a traceback only with `--debug`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import logging
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from eraflow import __version__
+from eraflow.errors import EraflowError, InputError
+
+EXIT_INTERRUPTED = 130
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; see {self.prog} --help")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    debug, as_json = "--debug" in given, "--json" in given
+    # Without this a SIGTERM leaves Prefect's temporary server behind.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        _refuse_foreign_packages()
+        options = _parser().parse_args(given)
+        _show_log(options)
+        run: Callable[[argparse.Namespace], int] = options.run
+        return run(options)
+    except EraflowError as error:
+        return _failed(error, as_json, debug)
+    except KeyboardInterrupt:
+        _complain("interrupted; run the same command again to go on where it stopped")
+        return EXIT_INTERRUPTED
+    except Exception as error:
+        wrapped = EraflowError(
+            f"unexpected {type(error).__name__}; run again with --debug and report it", code="unexpected"
+        )
+        return _failed(wrapped, as_json, debug)
+
+
+def _failed(error: EraflowError, as_json: bool, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    _complain(error.message)
+    if as_json:
+        _print(json.dumps({"rounds": [], "error": {"code": error.code, "message": error.message}}))
+    return error.exit_code
+
+
+def _complain(message: str) -> None:
+    with contextlib.suppress(OSError):
+        print("eraflow:", message, file=sys.stderr, flush=True)
+
+
+def _print(text: str) -> None:
+    """Print to standard output; a reader that went away changes nothing about the round."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _show_log(options: argparse.Namespace) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    logger = logging.getLogger("eraflow")
+    logger.handlers = [handler]
+    logger.setLevel(logging.DEBUG if getattr(options, "debug", False) else logging.INFO)
+    logger.propagate = False
+    logging.raiseExceptions = False  # a closed standard error must not stop a round
+
+
+def _refuse_foreign_packages() -> None:
+    """Other distributions are called `tasks` and `flows` too, and overwrite ours without a word."""
+    from importlib.metadata import packages_distributions
+
+    owners = packages_distributions()
+    for package in ("tasks", "flows"):
+        others = sorted(set(owners.get(package, [])) - {"eraflow"})
+        if others:
+            raise EraflowError(
+                f"the package {package} is also installed by {', '.join(others)}, which may have overwritten eraflow's;"
+                " uninstall both and install eraflow again in an environment of its own",
+                code="foreign-package",
+            )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="eraflow", description="Weekly submissions to the Numerai tournament, verified and on time.")
+    parser.add_argument("--version", action="version", version=f"eraflow {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+    _add_rehearse(commands)
+    _add_weekly(commands)
+    _add_tournament(commands)
+    _add_recipes(commands)
+    return parser
+
+
+def _command(commands: Any, name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+    parser.add_argument("--json", action="store_true", help="end standard output with one JSON object")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks and more of the log")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_rehearse(commands: Any) -> None:
+    parser = _command(
+        commands, "rehearse", _rehearse, "play a whole weekly round against a local tournament; needs no keys"
+    )
+    _add_round_flags(parser)
+    parser.add_argument("--rows", type=int, metavar="N", help="rows of the synthetic market's training data")
+    parser.add_argument("--features", type=int, metavar="N", help="features of the synthetic market")
+    parser.add_argument("--rounds", type=int, default=1, metavar="N", help="how many weeks to play (default 1)")
+    parser.add_argument("--faults", type=int, metavar="SEED", help="break things on the way, reproducibly")
+
+
+def _add_weekly(commands: Any) -> None:
+    parser = _command(commands, "weekly", _weekly, "the whole weekly flow for the open round")
+    _add_round_flags(parser)
+    parser.add_argument("--config", type=Path, metavar="FILE", help="the configuration, as deployments/weekly.toml")
+    parser.add_argument("--no-submit", action="store_true", help="train and validate only")
+    parser.add_argument("--resubmit", action="store_true", help="replace a submission that is already there")
+
+
+def _add_round_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--recipe", metavar="NAME", help="the recipe for the slots named (see `eraflow recipes`)")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a part, as training.epochs=6"
+    )
+    parser.add_argument(
+        "--model", action="append", default=[], metavar="SLOT", help="a slot to submit for (repeatable)"
+    )
+    parser.add_argument(
+        "--data-from", type=Path, metavar="FOLDER", help="use these files (v5.3 layout) instead of a download"
+    )
+
+
+def _add_tournament(commands: Any) -> None:
+    parser = _command(commands, "tournament", _tournament, "the local tournament alone, for people and tests")
+    parser.add_argument(
+        "--port", type=int, default=8008, metavar="P", help="port on 127.0.0.1 (default 8008; 0: any free one)"
+    )
+    parser.add_argument("--home", type=Path, required=True, metavar="DIR", help="where the tournament keeps its state")
+    parser.add_argument(
+        "--data-from", type=Path, metavar="FOLDER", help="serve these files instead of a synthetic market"
+    )
+
+
+def _add_recipes(commands: Any) -> None:
+    parser = _command(commands, "recipes", _recipes, "what a recipe resolves to, every value")
+    parser.add_argument("name", nargs="?", metavar="NAME")
+
+
+def _weekly(options: argparse.Namespace) -> int:
+    from eraflow.config import parse_assignments
+    from eraflow.request import make_request
+    from eraflow.store import default_home
+
+    request = make_request(
+        home=default_home(os.environ),
+        config_file=options.config,
+        recipe=options.recipe,
+        slots=options.model,
+        assignments=parse_assignments(options.set),
+        submit=not options.no_submit,
+        resubmit=options.resubmit,
+        data_from=options.data_from.resolve() if options.data_from else None,
+    )
+    from flows.weekly import run_weekly
+
+    return _show_rounds([run_weekly(request)], options)
+
+
+def _rehearse(options: argparse.Namespace) -> int:
+    from eraflow.config import parse_assignments
+    from flows.rehearse import rehearse
+
+    results = rehearse(
+        os.environ,
+        recipe=options.recipe,
+        slots=options.model,
+        assignments=parse_assignments(options.set),
+        data_from=options.data_from.resolve() if options.data_from else None,
+        rows=options.rows,
+        features=options.features,
+        rounds=options.rounds,
+        fault_seed=options.faults,
+    )
+    return _show_rounds(results, options)
+
+
+def _show_rounds(results: Sequence[Any], options: argparse.Namespace) -> int:
+    from eraflow.errors import worst_exit_code
+    from eraflow.result import json_object, summary_text
+
+    for result in results:
+        if result.error:
+            _complain(result.error["message"])
+        for receipt in result.receipts:
+            if receipt.error_message and not result.error:
+                _complain(f"slot {receipt.slot}: {receipt.error_message}")
+    if options.json:
+        document: dict[str, Any] = {"rounds": [json_object(result) for result in results]}
+        errors = [entry["error"] for entry in document["rounds"] if "error" in entry]
+        if errors:
+            document["error"] = errors[0]
+        _print(json.dumps(document))
+    else:
+        for result in results:
+            _print(summary_text(result))
+    return worst_exit_code(result.exit_code for result in results)
+
+
+def _tournament(options: argparse.Namespace) -> int:
+    from flows.rehearse import serve_tournament
+
+    return serve_tournament(options.home, options.port, options.data_from, show=_print, as_json=options.json)
+
+
+def _recipes(options: argparse.Namespace) -> int:
+    from eraflow import recipes
+    from eraflow.config import to_table
+
+    if options.name is None:
+        if options.json:
+            _print(json.dumps({"recipes": sorted(recipes.RECIPES)}))
+        else:
+            for name, make in recipes.RECIPES.items():
+                _print(f"{name:16} {(make.__doc__ or '').splitlines()[0]}")
+        return 0
+    recipe = recipes.get(options.name)
+    _print(json.dumps(to_table(recipe)) if options.json else recipes.describe(recipe))
+    return 0

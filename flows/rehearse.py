@@ -1,0 +1,111 @@
+"""The weekly round played against a local tournament on loopback: the newcomer's first minute.
+
+Lives in `ERAFLOW_HOME/rehearsal`, never touches the real tournament or the real keys, and plays a new round at each
+call.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from eraflow.errors import InputError
+from eraflow.rehearsal import LocalTournament, MarketConfig, random_faults
+from eraflow.request import Request, make_request
+from eraflow.result import RoundResult
+from eraflow.store import Store, default_home
+
+DEFAULT_SLOTS = ("rehearsal_one",)
+# Trains in seconds on any machine; real rounds default to a stronger one.
+DEFAULT_RECIPE = "simple-mlp"
+
+
+def rehearse(
+    environ: MutableMapping[str, str],
+    *,
+    recipe: str | None = None,
+    slots: Sequence[str] = (),
+    assignments: Mapping[str, str] | None = None,
+    data_from: Path | None = None,
+    rows: int | None = None,
+    features: int | None = None,
+    rounds: int = 1,
+    fault_seed: int | None = None,
+) -> list[RoundResult]:
+    """Play `rounds` weeks, each a new round, through the real client and the real flow; one result a round."""
+    if rounds < 1:
+        raise InputError(f"--rounds must be at least 1, however {rounds} was given")
+    home = Store.open(default_home(environ)).home / "rehearsal"
+    request = make_request(
+        home=home, recipe=recipe or DEFAULT_RECIPE, slots=slots or DEFAULT_SLOTS, assignments=assignments
+    )
+    from flows.weekly import run_weekly
+
+    results = []
+    with local_tournament(home, request, data_from, rows, features) as tournament, pointed_at(environ, tournament):
+        for week in range(rounds):
+            tournament.open_next_round()
+            if fault_seed is not None:
+                tournament.faults.clear()
+                tournament.faults.add(*random_faults(fault_seed + week))
+            results.append(run_weekly(request))
+    return results
+
+
+def local_tournament(
+    home: Path, request: Request, data_from: Path | None, rows: int | None, features: int | None
+) -> LocalTournament:
+    """The tournament of this rehearsal home, with the market or the folder that was asked for."""
+    if data_from is not None and not data_from.is_dir():
+        raise InputError(f"--data-from must name a folder, however {data_from} is not one")
+    market = MarketConfig.sized(rows=rows, features=features)
+    return LocalTournament(
+        home / "tournament", market=market, data_from=data_from, slots=tuple(request.config.slots), weekly_only=True
+    )
+
+
+@contextmanager
+def pointed_at(environ: MutableMapping[str, str], tournament: LocalTournament) -> Iterator[None]:
+    """The environment with the local tournament's address and keys in place of the real ones."""
+    values = {
+        "ERAFLOW_API_URL": tournament.url,
+        "NUMERAI_PUBLIC_ID": tournament.public_id,
+        "NUMERAI_SECRET_KEY": tournament.secret_key,
+    }
+    before = {name: environ.get(name) for name in values}
+    environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                environ.pop(name, None)
+            else:
+                environ[name] = value
+
+
+def serve_tournament(
+    home: Path, port: int, data_from: Path | None, *, show: Callable[[str], None], as_json: bool
+) -> int:
+    """Run the local tournament until it is stopped; tells its address and where its keys are."""
+    import json
+
+    with LocalTournament(home, port=port, data_from=data_from) as tournament:
+        if tournament.open_round() is None:
+            tournament.open_next_round()
+        facts = {"url": tournament.url, "home": str(home), "environment_file": str(tournament.environment_file)}
+        if as_json:
+            show(json.dumps(facts))
+        else:
+            show(
+                f"local tournament at {tournament.url}\n  set -a; . {tournament.environment_file}; set +a\n"
+                "  stop with Ctrl-C"
+            )
+        try:
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            return os.EX_OK
+    return os.EX_OK

@@ -1,0 +1,19 @@
+"""Parquet to memory-mapped matrices."""
+
+from __future__ import annotations
+
+from prefect import task
+
+from eraflow import weekly
+from eraflow.files import Files
+from eraflow.request import Request
+from eraflow.weekly import Prepared
+from tasks.policy import PLAIN
+from tasks.progress import shown_progress
+
+
+@task(name="prepare dataset", **PLAIN)
+def prepare(request: Request, files: Files, recipe: str) -> Prepared:
+    """Decode what the recipe needs, once for each content."""
+    with shown_progress() as progress:
+        return weekly.prepare(request, files, recipe, progress)

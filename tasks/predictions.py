@@ -1,0 +1,17 @@
+"""Live predictions."""
+
+from __future__ import annotations
+
+from prefect import task
+
+from eraflow import weekly
+from eraflow.request import Request
+from eraflow.result import ModelReport
+from eraflow.weekly import Predicted, Prepared
+from tasks.policy import PLAIN
+
+
+@task(name="predict", **PLAIN)
+def predict(request: Request, prepared: Prepared, model: ModelReport) -> Predicted:
+    """One prediction for each live id of this round."""
+    return weekly.predict(request, prepared, model)

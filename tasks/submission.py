@@ -1,0 +1,28 @@
+"""Submitting, once, and reading back."""
+
+from __future__ import annotations
+
+from prefect import task
+
+from eraflow import weekly
+from eraflow.request import Request
+from eraflow.rounds import Round
+from eraflow.submission import Receipt
+from eraflow.tournament import Slot
+from eraflow.weekly import Predicted
+from tasks import artifacts
+from tasks.policy import NETWORK
+
+
+@task(name="look up", timeout_seconds=600, **NETWORK)
+def look_up(request: Request, opened: Round, slot: Slot) -> Receipt | None:
+    """What the tournament already has of this slot."""
+    return weekly.look_up(request, opened, slot)
+
+
+@task(name="submit", timeout_seconds=1800, **NETWORK)
+def submit_slot(request: Request, opened: Round, slot: Slot, predicted: Predicted) -> Receipt:
+    """Send the predictions of one slot; the ledger makes a repetition harmless."""
+    receipt = weekly.submit_slot(request, opened, slot, predicted)
+    artifacts.checks(receipt)
+    return receipt
