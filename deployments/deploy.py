@@ -27,7 +27,8 @@ def weekly_deployment(request: Request) -> RunnerDeployment:
     """The scheduled weekly round. One run at a time: a second one that comes due meanwhile is cancelled."""
     from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
     from prefect.client.schemas.schedules import CronSchedule
-    from prefect.deployments.runner import EntrypointType, RunnerDeployment
+    from prefect.deployments.runner import RunnerDeployment
+    from prefect.types.entrypoint import EntrypointType
 
     from flows.weekly_flow import weekly
 

@@ -66,6 +66,9 @@ class Queries:
 
     def _judged(self, answer: transport.Answer) -> dict[str, Any]:
         body = answer.body if isinstance(answer.body, dict) else {}
+        # Whatever the body says: such a query may have taken effect, so it is never a plain refusal.
+        if answer.status >= 500 or answer.status in (408, 425, 429):
+            raise transport.refusal(answer.status, "the tournament's API", answer.retry_after)
         if errors := body.get("errors"):
             raise self._graphql_error(errors)
         if answer.status == 403:

@@ -11,7 +11,7 @@ import difflib
 import tomllib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
@@ -26,7 +26,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InputError(f"configuration file {path} does not exist; give an existing file to --config") from error
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # tomllib lets more through than its own error
         raise InputError(f"configuration file {path} cannot be read as TOML: {error}") from error
 
 
@@ -42,7 +42,7 @@ def build(kind: type[T], table: Mapping[str, Any], path: str = "") -> T:
     for key, value in table.items():
         here = f"{path}.{key}" if path else key
         if key not in names:
-            raise InputError(f"unknown key {here}{_suggest(key, names)}")
+            raise InputError(f"unknown key {here}{suggestion(key, names)}")
         values[key] = _convert(hints[key], value, here)
     try:
         return kind(**values)
@@ -76,10 +76,16 @@ def parse_assignments(texts: typing.Iterable[str]) -> dict[str, str]:
     return found
 
 
+def suggestion(key: str, names: Sequence[str]) -> str:
+    """What to say after an unknown key: the nearest of `names`, or all of them."""
+    close = difflib.get_close_matches(key, names, n=1)
+    return f"; did you mean {close[0]}?" if close else f"; known are {', '.join(names)}"
+
+
 def to_table(value: Any) -> dict[str, Any]:
     """The nested table of a dataclass value, as `build` reads it."""
     return {
-        field.name: to_table(part) if dataclasses.is_dataclass(part) else part
+        field.name: _part(part)
         for field in dataclasses.fields(value)
         if (part := getattr(value, field.name)) is not None
     }
@@ -96,13 +102,18 @@ def to_toml(table: Mapping[str, Any], path: str = "") -> str:
     d = true
     """
     plain = [f"{_key(key)} = {_toml_value(value)}\n" for key, value in table.items() if not isinstance(value, Mapping)]
-    head = f"\n[{path}]\n" if path and plain else ""
+    head = f"\n[{path}]\n" if path and (plain or not table) else ""
     inner = [
         to_toml(value, f"{path}.{_key(key)}" if path else _key(key))
         for key, value in table.items()
         if isinstance(value, Mapping)
     ]
     return head + "".join(plain) + "".join(inner)
+
+
+def _part(part: Any) -> Any:
+    # A mapping is copied, so that `override` never reaches into the value it was given.
+    return to_table(part) if dataclasses.is_dataclass(part) else dict(part) if isinstance(part, Mapping) else part
 
 
 def _convert(hint: Any, value: Any, path: str) -> Any:
@@ -120,7 +131,10 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
     if origin is tuple:
         if not isinstance(value, list | tuple):
             raise InputError(f"{path} must be a list, however {value!r} was given")
-        return tuple(_convert(arguments[0], item, f"{path}[{i}]") for i, item in enumerate(value))
+        kinds = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
+        if len(kinds) != len(value):
+            raise InputError(f"{path} must be a list of {len(kinds)} values, however {value!r} was given")
+        return tuple(_convert(kinds[i], item, f"{path}[{i}]") for i, item in enumerate(value))
     if origin in (dict, Mapping) or origin is typing.get_origin(Mapping[str, str]):
         if not isinstance(value, Mapping):
             raise InputError(f"{path} must be a table, however {value!r} was given")
@@ -150,13 +164,8 @@ def _assign(table: dict[str, Any], path: str, value: Any) -> None:
 def _literal(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text
-
-
-def _suggest(key: str, names: list[str]) -> str:
-    close = difflib.get_close_matches(key, names, n=1)
-    return f"; did you mean {close[0]}?" if close else f"; known are {', '.join(names)}"
 
 
 def _key(key: str) -> str:

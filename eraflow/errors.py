@@ -39,7 +39,7 @@ class EraflowError(Exception):
             self.code = code
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (_rebuild, (type(self), self.message, self.code))
+        return (type(self), (self.message,), self.__dict__)
 
 
 class InputError(EraflowError):
@@ -117,9 +117,5 @@ def worst_exit_code(codes: Iterable[int]) -> int:
     >>> worst_exit_code([0, 3, 4])
     4
     """
-    found = set(codes)
-    return next((code for code in (2, 4, 5, 3, 1) if code in found), EXIT_DONE)
-
-
-def _rebuild(kind: type[EraflowError], message: str, code: str) -> EraflowError:
-    return kind(message, code=code)
+    found = set(codes) - {EXIT_DONE}
+    return next((code for code in (2, 4, 5, 3) if code in found), 1 if found else EXIT_DONE)

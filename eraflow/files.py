@@ -7,6 +7,8 @@ manifest. Training and validation files are asked whether they changed and kept 
 from __future__ import annotations
 
 import logging
+import re
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,7 +77,7 @@ def fetch_files(
         return _fetch(tournament, f"{version}/{name}", folder / name, opened, check, always=always, progress=progress)
 
     live = fetched(here, "live.parquet", verify_parquet, always=True)
-    return Files(
+    found = Files(
         round=opened.number,
         features=fetched(data, "features.json", check_features),
         train=fetched(data, "train.parquet", verify_parquet),
@@ -84,6 +86,8 @@ def fetch_files(
         decoded=data / "decoded",
         decoded_live=here / "decoded",
     )
+    _drop_decoded(found.decoded, keep={found.train.sha256, found.validation.sha256})
+    return found
 
 
 def adopt_files(folder: Path, store: Store, round_number: int | None) -> Files:
@@ -107,6 +111,14 @@ def check_features(path: Path) -> None:
     from eraflow.dataset import read_features_json
 
     read_features_json(path)
+
+
+def _drop_decoded(folder: Path, keep: set[str]) -> None:
+    """Remove the decoded forms of files that have been replaced: each week's validation file is gigabytes."""
+    kept = {sha256[:16] for sha256 in keep}
+    for path in folder.glob("*-*"):
+        if re.fullmatch(r"[0-9a-f]{16}-[0-9a-f]{8}", path.name) and path.name[:16] not in kept:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _adopted(folder: Path, stem: str) -> File:

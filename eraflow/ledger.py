@@ -24,15 +24,15 @@ State = Literal["started", "uploaded", "sending", "submitted", "verified", "fail
 
 SCHEMA_VERSION = 1
 _SCHEMA = """
-CREATE TABLE attempts (
+CREATE TABLE IF NOT EXISTS attempts (
     id INTEGER PRIMARY KEY,
     tournament TEXT NOT NULL, round INTEGER NOT NULL, slot TEXT NOT NULL,
     recipe TEXT NOT NULL, source TEXT NOT NULL, sha256 TEXT NOT NULL, state TEXT NOT NULL,
     started_at_utc TEXT NOT NULL, sent_at_utc TEXT, stored_as TEXT, submission_id TEXT,
     verified TEXT, late INTEGER NOT NULL DEFAULT 0, error TEXT
 );
-CREATE INDEX attempts_by_round ON attempts (tournament, round, slot);
-CREATE TABLE stages (
+CREATE INDEX IF NOT EXISTS attempts_by_round ON attempts (tournament, round, slot);
+CREATE TABLE IF NOT EXISTS stages (
     id INTEGER PRIMARY KEY,
     tournament TEXT NOT NULL, round INTEGER, stage TEXT NOT NULL, recipe TEXT NOT NULL,
     seconds REAL NOT NULL, at_utc TEXT NOT NULL

@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from eraflow.errors import DataError, InputError
-from eraflow.metrics import as_matrix, groups, rank_keep_ties, residual
+from eraflow.metrics import as_matrix, groups, rank_keep_ties
+from eraflow.neutral import residual
 
 F64 = npt.NDArray[np.float64]
 

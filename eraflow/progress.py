@@ -15,7 +15,7 @@ logger = logging.getLogger("eraflow")
 
 
 class Progress(Protocol):
-    """Told about the work of one stage: `done` of `total` units; `text` holds figures worth seeing."""
+    """Told about the work of one stage: `done` of `total` units, 0 if unknown; `text` holds figures worth seeing."""
 
     def __call__(self, stage: str, done: float, total: float, text: str = "") -> None: ...
 
@@ -33,7 +33,7 @@ class LogProgress:
 
     def __call__(self, stage: str, done: float, total: float, text: str = "") -> None:
         now = time.monotonic()
-        if done < total and now - self._last.get(stage, -1e9) < self.interval_s:
+        if (done < total or not total) and now - self._last.get(stage, -1e9) < self.interval_s:
             return
         self._last[stage] = now
         share = f"{done / total:4.0%}" if total else ""
@@ -53,11 +53,13 @@ class BarProgress:
         if stage != self._stage or self._bar is None:
             self.close()
             self._stage = stage
-            self._bar = tqdm(total=total, desc=stage, file=sys.stderr, leave=True, unit_scale=True, dynamic_ncols=True)
-        self._bar.total = total
+            self._bar = tqdm(
+                total=total or None, desc=stage, file=sys.stderr, leave=True, unit_scale=True, dynamic_ncols=True
+            )
+        self._bar.total = total or None
         self._bar.set_postfix_str(text, refresh=False)
         self._bar.update(done - self._bar.n)
-        if done >= total:
+        if total and done >= total:
             self.close()
 
     def close(self) -> None:

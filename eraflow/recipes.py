@@ -110,6 +110,7 @@ def era_pearson() -> Recipe:
             steps=350,
             eras_per_step=4,
             shuffle=True,
+            drop_last=True,  # so that each step has its four eras
             refit=True,
         ),
         prediction=PredictionConfig(members=3),

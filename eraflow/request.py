@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from eraflow import recipes
-from eraflow.config import build, override, read_toml
+from eraflow.config import build, override, read_toml, suggestion
 from eraflow.errors import InputError
 from eraflow.recipes import Recipe
 from eraflow.submission import SubmissionConfig
@@ -63,8 +63,8 @@ def make_request(
 ) -> Request:
     """A request from what a command was given. Raises `InputError` for whatever cannot be meant, before any work."""
     config = build(WeeklyConfig, read_toml(config_file)) if config_file else WeeklyConfig()
-    of_recipe = {k: v for k, v in (assignments or {}).items() if k.split(".")[0] in recipes.SECTIONS}
-    config = override(config, {k: v for k, v in (assignments or {}).items() if k not in of_recipe})
+    of_recipe, of_config = _sorted_out(assignments or {})
+    config = override(config, of_config)
     named = dict.fromkeys(slots)
     if unknown := [slot for slot in named if config.slots and slot not in config.slots and recipe is None]:
         raise InputError(f"slot {unknown[0]} is not in the configuration; add it there, or give --recipe")
@@ -87,6 +87,16 @@ def make_request(
     for name in recipe_names(request):
         wanted_recipe(request, name)
     return request
+
+
+def _sorted_out(assignments: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Those for a part of a recipe, and those for the configuration."""
+    tables = (*recipes.SECTIONS, *(part.name for part in dataclasses.fields(WeeklyConfig)))
+    for path in assignments:
+        if (table := path.split(".")[0]) not in tables:
+            raise InputError(f"unknown key {path} in --set{suggestion(table, tables)}")
+    of_recipe = {path: text for path, text in assignments.items() if path.split(".")[0] in recipes.SECTIONS}
+    return of_recipe, {path: text for path, text in assignments.items() if path not in of_recipe}
 
 
 def recipe_names(request: Request) -> list[str]:

@@ -150,10 +150,11 @@ class Plan:
             sizes = np.unique(rows.era_M, return_counts=True)[1]
             self.bound = [0, *accumulate(sizes.tolist())]
             self.units, self.a_step = len(sizes), min(training.eras_per_step, len(sizes))
-            self.largest = int(np.sort(sizes)[-self.a_step :].sum())
+            self.largest, self.smallest = int(np.sort(sizes)[-self.a_step :].sum()), int(sizes.min())
         else:
             self.units, self.a_step = len(rows), min(training.batch_size or 1, len(rows))
-            self.largest = self.a_step
+            left = 0 if training.drop_last else self.units % self.a_step
+            self.largest, self.smallest = self.a_step, left or self.a_step
         self.steps_a_pass = self.units // self.a_step if training.drop_last else -(-self.units // self.a_step)
         self.steps = steps or training.steps or self.steps_a_pass * (training.epochs or 1)
         self.steps_an_epoch = STEPS_AN_EPOCH if training.epochs is None else self.steps_a_pass

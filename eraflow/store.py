@@ -22,8 +22,8 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -90,14 +90,17 @@ class Store:
 
     def sweep(self) -> list[Path]:
         """Remove what killed processes left half-written more than a day ago; returns what was removed."""
-        now = time.time()
-        left = [path for path in self.home.rglob(f"{PARTIAL}*") if now - path.lstat().st_mtime > ABANDONED_S]
-        for path in left:
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        return left
+        swept = []
+        for folder, inner, files in os.walk(self.home):
+            for name in [name for name in (*inner, *files) if name.startswith(PARTIAL)]:
+                with suppress(OSError):  # another process finishes or sweeps its own meanwhile
+                    if _swept(Path(folder, name)):
+                        swept.append(Path(folder, name))
+            inner[:] = [name for name in inner if not name.startswith(PARTIAL)]
+        return swept
 
 
-def default_home(environ: dict[str, str] | os._Environ[str]) -> Path:
+def default_home(environ: Mapping[str, str]) -> Path:
     """`ERAFLOW_HOME`, or the platform's user data folder for eraflow."""
     if given := environ.get("ERAFLOW_HOME"):
         return Path(given).expanduser()
@@ -131,7 +134,8 @@ def replacing(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise StorageError(f"{path} cannot be written: {error.strerror or error}; nothing was changed") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
 
 
 @contextmanager
@@ -142,13 +146,9 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     try:
         partial.mkdir(parents=True)
         yield partial
-        for file in partial.rglob("*"):
-            if file.is_file():
-                _sync(file)
-        _sync_folder(partial)
-        if path.exists():
-            os.replace(path, old)
-        os.replace(partial, path)
+        for inner in (partial, *partial.rglob("*")):
+            _sync_folder(inner) if inner.is_dir() else _sync(inner)
+        _swap(partial, path, old)
         _sync_folder(path.parent)
     except OSError as error:
         raise StorageError(f"{path} cannot be written: {error.strerror or error}; nothing was changed") from error
@@ -175,13 +175,15 @@ def exclusive(path: Path, timeout_s: float | None = None) -> Iterator[None]:
     Raises `StorageError` if another process still holds it after `timeout_s` [s]; waits for ever by default.
     """
     lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=-1 if timeout_s is None else timeout_s)
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout as error:
         raise StorageError(
             f"{path} has been in use by another process for {timeout_s:.0f} s; try again later"
         ) from error
+    except OSError as error:
+        raise StorageError(f"{path} cannot be locked: {error.strerror or error}") from error
     try:
         yield
     finally:
@@ -230,12 +232,30 @@ def utc_text(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="seconds")
 
 
+def _swept(path: Path) -> bool:
+    if time.time() - path.lstat().st_mtime <= ABANDONED_S:
+        return False
+    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    return True
+
+
 def _made(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(f"the folder {folder} cannot be made: {error.strerror}") from error
     return folder
+
+
+def _swap(fresh: Path, path: Path, old: Path) -> None:
+    if path.exists():
+        os.replace(path, old)
+    try:
+        os.replace(fresh, path)
+    except OSError:
+        if old.exists():
+            os.replace(old, path)
+        raise
 
 
 def _sync(path: Path) -> None:

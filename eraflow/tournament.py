@@ -24,6 +24,7 @@ from eraflow.errors import (
     ClosedError,
     CredentialsError,
     EraflowError,
+    InputError,
     RefusedError,
     StorageError,
     TransientError,
@@ -93,7 +94,7 @@ class Tournament:
         self, url: str = API_URL, keys: Keys | None = None, *, clock: Clock | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:  # fmt: skip
-        self.url = transport.checked_address(url, "ERAFLOW_API_URL")
+        self.url = transport.checked_address(url, "ERAFLOW_API_URL").rstrip("/")
         self.clock = clock or Clock()
         self._queries = Queries(self.url, keys, self.clock)
         self._sleep = sleep
@@ -141,7 +142,7 @@ class Tournament:
         try:
             return self.current_round()
         except ClosedError as closed:
-            rounds = [self._understood(lambda e=e: _round(e)) for e in self._ask(lambda api: api.list_rounds(limit=20))]
+            rounds = self._ask(lambda api: [_round(entry) for entry in api.list_rounds(limit=20)])
             now = self.now_utc()
             past = [r for r in rounds if r.opens_at_utc <= now and now - r.closes_at_utc < timedelta(days=7)]
             if not past:
@@ -228,7 +229,10 @@ class Tournament:
         }  # fmt: skip
         try:
             answer = self._queries.send(_CREATE, variables, authorization=True)
-            return str(answer["data"]["create_submission"]["id"])
+            identity = answer["data"]["create_submission"]["id"]
+            if identity is None:
+                raise KeyError("id")
+            return str(identity)
         except NotSentError:
             raise
         except (TransientError, KeyError, TypeError) as error:
@@ -321,7 +325,10 @@ class Tournament:
         """A signed address may be plain http only where the tournament itself is on this machine."""
         if self.url.startswith("https:") and not url.startswith("https:"):
             raise RefusedError("the tournament gave an address that is not https; nothing was read from or sent to it")
-        return transport.checked_address(url, "an address from the tournament")
+        try:
+            return transport.checked_address(url, "an address from the tournament")
+        except InputError as error:
+            raise RefusedError(error.message) from None
 
 
 def _current_number(api: Any) -> int | None:
@@ -374,7 +381,7 @@ def _receive(body: transport.Body, name: str, to: Path, progress: Progress) -> D
                     break
                 file.write(chunk)
                 digest.update(chunk)
-                progress(f"download {name}", received, expected or received, f"{received / 1e6:.1f} MB")
+                progress(f"download {name}", received, expected or 0, f"{received / 1e6:.1f} MB")
     except OSError as error:
         raise StorageError(
             f"the file {name} cannot be written to {to.parent}: {error.strerror}", code="no-room"

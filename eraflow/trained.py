@@ -29,7 +29,7 @@ import torch
 import eraflow
 from eraflow import metrics
 from eraflow.config import build, read_toml, to_table, to_toml
-from eraflow.errors import DataError, StorageError, TrainingError
+from eraflow.errors import DataError, InputError, StorageError, TrainingError
 from eraflow.models import Mlp
 from eraflow.predictions import ensemble, rank_uniform
 from eraflow.progress import Progress, silent
@@ -112,11 +112,13 @@ class Trained:
 
     def members(self) -> list[Mlp]:
         """The networks that predict, in evaluation mode on the recipe's device."""
-        kind, device = _final(self.recipe), self.recipe.training.device
-        return [
-            load_fitted(self.folder / f"{kind}-{m}", self.recipe.model, device).model
-            for m in range(self.recipe.prediction.members)
-        ]
+        device = self.recipe.training.device
+        return [load_fitted(path, self.recipe.model, device).model for path in self.member_folders()]
+
+    def member_folders(self) -> list[Path]:
+        """Where the networks lie that predict."""
+        kind = "final" if self.recipe.training.refit else "holdout"
+        return [self.folder / f"{kind}-{m}" for m in range(self.recipe.prediction.members)]
 
 
 def model_id(recipe: Recipe, train_sha256: str, validation_sha256: str, features: Sequence[str]) -> str:
@@ -142,7 +144,7 @@ def train(
     no training era or a column is missing, `TrainingError` if the training fails.
     """
     name = model_id(recipe, train.sha256, validation.sha256, features)
-    if (folder / MODEL).exists() and (found := load(folder)).model_id == name:
+    if (found := _whole(folder, name)) is not None:
         return found
     equals, purged = _horizon(train, recipe.data.target)
     holdout = _labelled(validation, recipe, features).by_era()
@@ -195,9 +197,9 @@ def load(folder: Path) -> Trained:
             notes=tuple(told.pop("notes")),
             **told,
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, InputError) as error:
         raise StorageError(
-            f"{folder} must hold a whole trained model, however {MODEL} cannot be read ({error}); train again",
+            f"{folder} must hold a whole trained model, however its {RECIPE} or {MODEL} cannot be read ({error}); train again",
             code="no-model",
         ) from error
 
@@ -214,6 +216,17 @@ def predict_live(trained: Trained, live: StoredDataset, progress: Progress = sil
     prediction_KN = predict(trained.members(), rows, progress=progress, stage="predict")
     _require_finite(prediction_KN, trained.folder)
     return rank_uniform(ensemble(list(prediction_KN), np.zeros(live.rows, np.int32)))
+
+
+def _whole(folder: Path, name: str) -> Trained | None:
+    """What is in `folder` if it is of that name and everything of it can be read."""
+    try:
+        found = load(folder)
+        for path in found.member_folders():
+            load_fitted(path, found.recipe.model, "cpu")
+    except (StorageError, TrainingError):
+        return None  # what is missing or damaged is made again
+    return found if found.model_id == name else None
 
 
 def _horizon(stored: StoredDataset, target: str) -> tuple[str | None, int]:
@@ -254,22 +267,28 @@ def _fit_members(
     holdout: Rows | None = None,
     steps: int | None = None,
 ) -> list[Fitted]:
-    members = recipe.prediction.members
+    members, training = recipe.prediction.members, recipe.training
     what = {"holdout": "train", "final": "refit"}[kind]
-    return [
-        fit(
-            rows,
-            model=recipe.model,
-            training=recipe.training,
-            seed=recipe.training.seed + m,
-            folder=folder / f"{kind}-{m}",
-            holdout=holdout,
-            steps=steps,
-            progress=progress,
-            stage=f"{what} {recipe.name}" + (f" {m + 1}/{members}" if members > 1 else ""),
-        )
-        for m in range(members)
-    ]
+    try:
+        return [
+            fit(
+                rows,
+                model=recipe.model,
+                training=training,
+                seed=training.seed + m,
+                folder=folder / f"{kind}-{m}",
+                holdout=holdout,
+                steps=steps,
+                progress=progress,
+                stage=f"{what} {recipe.name}" + (f" {m + 1}/{members}" if members > 1 else ""),
+            )
+            for m in range(members)
+        ]
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(
+            f"{recipe.name} must fit into the memory of device {training.device}, however it does not; lower"
+            " training.batch_size or training.eras_per_step, or set training.device=cpu; whole epochs are kept"
+        ) from error
 
 
 def _validate(
@@ -307,10 +326,6 @@ def _require_finite(prediction_KN: npt.NDArray[np.float32], what: Path) -> None:
         raise TrainingError(
             f"all predictions of {what.name} must be finite, however {wrong} are not; lower training.learning_rate"
         )
-
-
-def _final(recipe: Recipe) -> str:
-    return "final" if recipe.training.refit else "holdout"
 
 
 def _known(value: float) -> float | None:

@@ -16,7 +16,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ import torch
 from torch import Tensor
 
 from eraflow.errors import InputError, TrainingError
+from eraflow.gauge import Gauge
 from eraflow.metrics import PreparedSpearman
 from eraflow.models import Mlp, ModelConfig
 from eraflow.optimization import LOSSES, SCHEDULES, optimizer_for, set_rate
@@ -36,8 +36,6 @@ from eraflow.rows import Batches, Plan, Rows
 
 FORMAT = 1
 CHECKPOINT, FINISHED = "checkpoint.safetensors", "fitted.safetensors"
-# Losses are read from the device, checked and shown once in so many steps.
-LOSS_EVERY = 20
 INFERENCE_ROWS = 4096
 
 
@@ -138,13 +136,18 @@ def fit(
     device = pick_device(training.device)
     rows = _usable(rows, training)
     plan = Plan(rows, training, seed, steps)
+    if plan.smallest < 2 and (model.batch_norm or model.input_norm):
+        raise TrainingError(
+            "batch norm needs two rows in each step, however one step has a single row; set training.drop_last=true"
+            " or another training.batch_size"
+        )
     run = _Run(model, training, seed, rows, plan, folder, device)
     if run.finished:
         return run.fitted()
     exam = None if holdout is None else _Exam(holdout, training)
     batches = Batches(rows, plan.largest, device)
     loss_of, schedule = LOSSES[training.loss], SCHEDULES[training.schedule]
-    gauge = _Gauge(progress, stage, plan.steps, run.seconds)
+    gauge = Gauge(progress, stage, plan.steps, run.seconds)
 
     run.net.train()
     for step in range(run.step, plan.steps):
@@ -274,6 +277,8 @@ class _Run:
             return  # damaged: what it held is computed again
         if told["identity"] != self.identity:
             return  # of another configuration or other rows
+        if path.name == CHECKPOINT and torch.device(told["device"]).type != self.device.type:
+            return  # another kind of device draws its masks in another way
         self.net.load_state_dict(_part(tensors, "model."))
         self.step, self.history, self.finished = told["step"], told["history"], path.name == FINISHED
         if not self.finished:
@@ -325,65 +330,8 @@ class _Exam:
         loss = self.loss_of(torch.from_numpy(prediction_M), torch.from_numpy(self.rows.target_M), self.sizes).item()
         scored = (score_E := self.spearman(prediction_M)[1])[~np.isnan(score_E)]
         mean = float(scored.mean()) if len(scored) else None
-        return {"validation_loss": loss, "spearman_mean": mean, "undefined": len(score_E) - len(scored)}
-
-
-class _Gauge:
-    """Reads the losses from the device now and then, refuses one that is not finite, and tells progress."""
-
-    def __init__(self, progress: Progress, stage: str, steps: int, seconds: float) -> None:
-        self.progress, self.stage, self.steps = progress, stage, steps
-        self.pending: list[Tensor] = []
-        self.losses: list[float] = []
-        self.rows, self.started = 0, time.perf_counter()
-        self.began = self.started - seconds
-
-    def add(self, step: int, loss: Tensor, rows: int) -> None:
-        self.pending.append(loss)
-        self.rows += rows
-        if len(self.pending) == LOSS_EVERY:
-            self._read(step)
-            now = time.perf_counter()
-            text = f"loss {self.losses[-1]:.5f}, {self.rows / max(now - self.started, 1e-9):,.0f} rows/s"
-            self.rows, self.started = 0, now
-            self.progress(self.stage, step + 1, self.steps, text)
-
-    def entry(self, step: int, rate: float) -> dict[str, Any]:
-        """The epoch that ends with `step`, for the history."""
-        self._read(step)
-        mean = math.fsum(self.losses) / len(self.losses)
-        self.losses = []
-        return {
-            "step": step + 1,
-            "train_loss": mean,
-            "validation_loss": None,
-            "spearman_mean": None,
-            "undefined": None,
-            "learning_rate": rate,
-            "seconds": time.perf_counter() - self.began,
-        }
-
-    def show(self, step: int, entry: dict[str, Any]) -> None:
-        """Tell progress of a whole epoch; the time it took is not counted to the next rows."""
-        text = f"training loss {entry['train_loss']:.5f}"
-        if entry["validation_loss"] is not None:
-            mean = "undefined" if entry["spearman_mean"] is None else f"{entry['spearman_mean']:.4f}"
-            text += f", validation loss {entry['validation_loss']:.5f}, mean era Spearman {mean}"
-        self.progress(self.stage, step + 1, self.steps, text)
-        self.rows, self.started = 0, time.perf_counter()
-
-    def _read(self, step: int) -> None:
-        if not self.pending:
-            return
-        found = torch.stack(self.pending).tolist()
-        for i, loss in enumerate(found):
-            if not math.isfinite(loss):
-                raise TrainingError(
-                    f"the training loss must be finite, however it was {loss} at step {step + 2 - len(found) + i} of"
-                    f" {self.steps}; lower training.learning_rate; the last whole epoch's checkpoint is kept"
-                )
-        self.losses += found
-        self.pending = []
+        known = loss if math.isfinite(loss) else None
+        return {"validation_loss": known, "spearman_mean": mean, "undefined": len(score_E) - len(scored)}
 
 
 def _usable(rows: Rows, training: TrainingConfig) -> Rows:

@@ -7,8 +7,10 @@ turns what goes wrong into `eraflow.errors` without the address (signed addresse
 from __future__ import annotations
 
 import email.utils
+import io
 import json
 import re
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,7 +26,7 @@ from eraflow.errors import CredentialsError, InputError, RefusedError, Transient
 
 CONNECT_TIMEOUT_S = 10.0
 READ_TIMEOUT_S = 30.0
-ANSWER_LIMIT_S = 45.0  # with the time to connect: an unanswered query is given up within a minute
+ANSWER_LIMIT_S = 30.0  # one last read may follow, so an answer that trickles is given up within a minute
 ANSWER_LIMIT_BYTES = 32 << 20
 # Below this speed over a minute a download counts as stalled, although single bytes still arrive.
 STALLED_BYTES_PER_S = 1024
@@ -63,11 +65,12 @@ class Body:
 
 def checked_address(url: str, what: str) -> str:
     """`url` if it may be used: https, or http to this machine itself. Raises `InputError` otherwise."""
-    parts = urlsplit(url)
-    if parts.scheme == "https" and parts.hostname:
-        return url.rstrip("/")
-    if parts.scheme == "http" and parts.hostname in LOOPBACK:
-        return url.rstrip("/")
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # as an IPv6 address with half its brackets
+        parts = urlsplit("")
+    if (parts.scheme == "https" and parts.hostname) or (parts.scheme == "http" and parts.hostname in LOOPBACK):
+        return url
     raise InputError(f"{what} must be an https address (http only for 127.0.0.1), however its scheme or host is not")
 
 
@@ -106,7 +109,8 @@ def get(url: str, what: str, headers: dict[str, str] | None = None) -> Iterator[
 
 def put(url: str, data: bytes, what: str) -> int:
     """PUT `data`; returns the status. Sends no header of its own choice: the address signs what may be sent."""
-    with _request("PUT", url, what, data=data) as response:
+    # As a file it goes out block by block, each within the time-out; bytes would all have to be sent within one.
+    with _request("PUT", url, what, data=io.BytesIO(data)) as response:
         return response.status_code
 
 
@@ -117,7 +121,7 @@ def refusal(status: int, what: str, retry_after: str | None = None) -> Exception
             f"{what} answered {status}: the keys are not accepted; check NUMERAI_PUBLIC_ID and _SECRET_KEY"
         )
     if status in (408, 425, 429) or status >= 500:
-        wait_s = float(retry_after) if retry_after and retry_after.isdigit() else None
+        wait_s = float(retry_after) if retry_after and retry_after.isascii() and retry_after.isdigit() else None
         return TransientError(f"{what} answered {status}; try again later", retry_after_s=wait_s)
     return RefusedError(f"{what} answered {status}, which asking again would not change")
 
@@ -129,15 +133,23 @@ class _NoAuth(requests.auth.AuthBase):
         return request
 
 
+class _Session(requests.Session):
+    """Follows no redirect, nor reads the body of one to its end."""
+
+    def get_redirect_target(self, resp: requests.Response) -> str | None:  # noqa: ARG002 - the name is theirs
+        return None
+
+
 @contextmanager
 def _request(method: str, url: str, what: str, **arguments: Any) -> Iterator[requests.Response]:
     try:
         # A session for one request: a kept connection that the server had closed would look like a lost answer.
-        with requests.Session() as session:
+        with _Session() as session:
             response = session.request(
                 method,
                 url,
                 timeout=(CONNECT_TIMEOUT_S, READ_TIMEOUT_S),
+                proxies=_proxies(url),
                 allow_redirects=False,
                 stream=True,
                 auth=_NoAuth(),
@@ -149,15 +161,25 @@ def _request(method: str, url: str, what: str, **arguments: Any) -> Iterator[req
                         f"{what} answered with a redirect ({response.status_code}), which is not followed"
                     )
                 yield response
-    except requests.exceptions.RequestException as error:
-        # Their texts hold the address and the exceptions the request with its headers: neither goes on.
-        raise _wrapped(error, what) from None
+    except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError) as error:
+        # Their texts hold the address and the exceptions the request with its headers: neither goes on, not even as
+        # the context of ours.
+        failed = _wrapped(error, what)
+    else:
+        return
+    raise failed
 
 
-def _wrapped(error: requests.exceptions.RequestException, what: str) -> Exception:
+def _proxies(url: str) -> dict[str, str] | None:
+    # A proxy of the environment has no way to what listens on this machine's loopback.
+    host = urlsplit(url).hostname
+    return {"no_proxy": host} if host in LOOPBACK else None
+
+
+def _wrapped(error: Exception, what: str) -> Exception:
     inner = error.args[0] if error.args else None
     reason = getattr(inner, "reason", None)
-    if isinstance(error, requests.exceptions.SSLError):
+    if isinstance(reason, urllib3.exceptions.SSLError) and _has(reason, ssl.SSLCertVerificationError):
         return NotSentError(
             f"{what}: the TLS certificate was not accepted; check this machine's clock and certificates"
         )
@@ -170,6 +192,10 @@ def _wrapped(error: requests.exceptions.RequestException, what: str) -> Exceptio
     if isinstance(error, requests.exceptions.ConnectionError | requests.exceptions.ChunkedEncodingError):
         return TransientError(f"the connection to {what} broke; try again later")
     return TransientError(f"{what} could not be asked ({type(error).__name__}); try again later")
+
+
+def _has(error: Exception, kind: type[Exception]) -> bool:
+    return any(isinstance(part, kind) for part in error.args)
 
 
 def _chunks(response: requests.Response, what: str) -> Iterator[bytes]:
@@ -186,7 +212,10 @@ def _chunks(response: requests.Response, what: str) -> Iterator[bytes]:
                     raise TransientError(f"{what} arrives at under {STALLED_BYTES_PER_S} bytes/s; it was given up")
                 window_started, window_bytes = time.monotonic(), 0
     except (urllib3.exceptions.HTTPError, OSError) as error:
-        raise TransientError(f"{what} broke off ({type(error).__name__}); try again later") from None
+        broken = type(error).__name__
+    else:
+        return
+    raise TransientError(f"{what} broke off ({broken}); try again later")
 
 
 def _json(raw: bytes) -> Any:

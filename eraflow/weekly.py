@@ -73,23 +73,32 @@ def play(request: Request, steps: Steps) -> RoundResult:
     """The weekly round. What goes wrong on the way stands in the result, slot by slot; the rest goes on."""
     week = _Week(request)
     with week.failing(week.slots):
-        slots = week.timed("round", steps.find_slots, request) if request.submit else {}
-        opened = None if request.offline else week.timed("round", steps.open_round, request)
-        week.opened = opened
-        for slot in slots.values() if opened and not request.resubmit else ():
+        _play(week, steps)
+    return week.finished(steps)
+
+
+def _play(week: _Week, steps: Steps) -> None:
+    request = week.request
+    slots = week.timed("round", steps.find_slots, request) if request.submit else {}
+    opened = week.opened = None if request.offline else week.timed("round", steps.open_round, request)
+    if opened and not request.resubmit:
+        for slot in slots.values():
             with week.failing([slot.name]):
                 week.keep(slot.name, week.timed("round", steps.look_up, request, opened, slot))
-        files = week.timed("download", steps.gather_files, request, opened) if week.recipes() else None
-        for recipe in week.recipes() if files else ():
-            with week.failing(week.slots_of(recipe)):
-                prepared = week.timed("dataset", steps.prepare, request, files, recipe)
-                week.models.append(model := week.timed("training", steps.train, request, prepared))
-                predicted = week.timed("prediction", steps.predict, request, prepared, model)
-                for name in week.slots_of(recipe) if opened and request.submit else ():
-                    with week.failing([name]):
-                        receipt = week.timed("submission", steps.submit_slot, request, opened, slots[name], predicted)
-                        week.keep(name, receipt)
-    return week.finished(steps)
+    if not week.recipes():
+        return
+    files = week.timed("download", steps.gather_files, request, opened)
+    for recipe in week.recipes():
+        with week.failing(week.slots_of(recipe)):
+            prepared = week.timed("dataset", steps.prepare, request, files, recipe)
+            week.models.append(model := week.timed("training", steps.train, request, prepared))
+            predicted = week.timed("prediction", steps.predict, request, prepared, model)
+            if opened is None or not request.submit:
+                continue
+            for name in week.slots_of(recipe):
+                with week.failing([name]):
+                    receipt = week.timed("submission", steps.submit_slot, request, opened, slots[name], predicted)
+                    week.keep(name, receipt)
 
 
 class _Week:
@@ -308,7 +317,7 @@ def predict(request: Request, prepared: Prepared, model: ModelReport, progress: 
     """One prediction for each live id of this round, as the bytes that will be sent."""
     live = open_stored(prepared.live, prepared.features)
     prediction_N = trained.predict_live(trained.load(model.folder), live, progress)
-    data = canonical_csv(live.id_N, prediction_N)
+    data = canonical_csv(live.id_N.tolist(), prediction_N)
     sha256 = hashlib.sha256(data).hexdigest()
     store = Store.open(request.home)
     folder = store.round_folder(prepared.round) if prepared.round is not None else store.data_folder("local")
@@ -328,7 +337,7 @@ def submit_slot(request: Request, opened: Round, slot: Slot, predicted: Predicte
         recipe=predicted.recipe,
         source="fresh",
         data=predicted.path.read_bytes(),
-        live_ids=list(open_stored(predicted.live).id_N),
+        live_ids=open_stored(predicted.live).id_N.tolist(),
     )
     ledger = Ledger(store.ledger_path, tournament.url)
     return submit(tournament, ledger, store, order, request.config.submission, resubmit=request.resubmit)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from eraflow.progress import for_this_terminal
 from eraflow.request import Request
@@ -32,7 +32,7 @@ def run_weekly(request: Request) -> RoundResult:
         from flows.weekly_flow import weekly
 
         with prefect_home.reachable_server():
-            state: State[RoundResult] = weekly(request, return_state=True)
+            state: State[Any] = weekly(request, return_state=True)
         found = state.data
         if isinstance(found, RoundResult):
             return found

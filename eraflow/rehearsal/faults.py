@@ -1,21 +1,22 @@
 """Faults on request: what a network, a proxy or a tired server can do to a request.
 
-    where   "query:rounds"  a query or mutation that asks for this root field      "any query"  each of them
-            "get:v5.3/live.parquet", "get:live.parquet"  the download of a file; "get:submission"; "get:*"
-            "put"           an upload
-    what    status          answer `code` with `body` and `headers`, without effect
-            reset-before    cut the connection, without effect
-            lost-answer     do it, then cut the connection instead of answering
-            truncate        do it, then cut the answer after `n` bytes of those its Content-Length promises
-            wrong-length    do it, with an answer that is `n` bytes too short and says so in its Content-Length
-            html-200        a page of HTML with status 200, without effect
-            bad-json        do it, then answer something that is almost JSON
-            ignore-range    the whole file with status 200, whatever range was asked for
-            flip-bits       do it; `n` bits of the answer are flipped, its length is right
-            slow            do it; the answer trickles at `n` bytes a second
-            hang            accept, and never answer
-            empty-rounds    answer with `rounds: []`
-            redirect        answer 302 to another address, without effect
+where   "query:rounds"  a query or mutation of this root field, `create_submission` or `createSubmission`
+        "any query"     each of them
+        "get:v5.3/live.parquet", "get:live.parquet"  the download of a file; "get:submission"; "get:*"
+        "put"           an upload
+what    status          answer `code` with `body` and `headers`, without effect
+        reset-before    cut the connection, without effect
+        lost-answer     do it, then cut the connection instead of answering
+        truncate        do it, then cut the answer after `n` bytes of those its Content-Length promises
+        wrong-length    do it, with an answer that is `n` bytes too short and says so in its Content-Length
+        html-200        a page of HTML with status 200, without effect
+        bad-json        do it, then answer something that is almost JSON
+        ignore-range    the whole file with status 200, whatever range was asked for
+        flip-bits       do it; `n` bits of the answer are flipped, its length is right
+        slow            do it; the answer trickles at `n` bytes a second
+        hang            accept, and never answer
+        empty-rounds    answer with `rounds: []`
+        redirect        answer 302 to another address, without effect
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal, get_args
+
+from eraflow.rehearsal.graphql import canonical
 
 What = Literal[
     "status",
@@ -80,7 +83,7 @@ class Target:
 
     kind: Literal["query", "get", "put"]
     names: tuple[str, ...] = ()
-    """Root fields of a query, or the file."""
+    """Root fields of a query in the schema's spelling, or the file."""
 
     def is_hit_by(self, where: str) -> bool:
         kind, _, name = where.partition(":")
@@ -88,7 +91,7 @@ class Target:
             return self.kind == "query"
         if kind == "get":
             return self.kind == "get" and any(name in ("*", own, own.rpartition("/")[2]) for own in self.names)
-        return kind == self.kind and (not name or name in self.names)
+        return kind == self.kind and (not name or canonical(name) in self.names)
 
 
 class Faults:

@@ -1,11 +1,11 @@
 """What the local tournament remembers: keys, clock, slots and submissions. All of it lies in its home.
 
-    home/
-    ├── keys.json          the account's key pair, what signs addresses, and the control token (mode 600)
-    ├── tournament.env     address and keys as environment variables, written at each start (mode 600)
-    ├── tournament.json    everything else that a restart goes on with
-    ├── uploads/           the bytes of each upload and of each submission
-    └── files/             the data files, made when they are first asked for
+home/
+├── keys.json          the account's key pair, what signs addresses, and the control token (mode 600)
+├── tournament.env     address and keys as environment variables, written at each start (mode 600)
+├── tournament.json    everything else that a restart goes on with
+├── uploads/           the bytes of each upload and of each submission
+└── files/             the data files, made when they are first asked for
 """
 
 from __future__ import annotations
@@ -49,8 +49,6 @@ class Submission:
     round: int
     filename: str
     """As the tournament named the upload."""
-    stored: str
-    """Name of the bytes in `uploads/`; empty if nothing was ever put there."""
     sha256: str | None
     inserted_at_utc: str
     late: bool = False
@@ -145,9 +143,10 @@ def load_keys(home: Path) -> Keys:
     if not path.exists():
         letters = string.ascii_uppercase + string.digits
         made = Keys(
-            *("".join(secrets.choice(letters) for _ in range(n)) for n in (32, 64)),
-            secrets.token_hex(32),
-            secrets.token_hex(32),
+            public_id="".join(secrets.choice(letters) for _ in range(32)),
+            secret_key="".join(secrets.choice(letters) for _ in range(64)),
+            signing_key=secrets.token_hex(32),
+            control_token=secrets.token_hex(32),
         )
         write_private(path, json.dumps(dataclasses.asdict(made)))
     return Keys(**json.loads(path.read_text(encoding="utf-8")))

@@ -1,0 +1,280 @@
+"""The round as one HTML page that needs no network, and `week.png`, its picture for a glance.
+
+Read `write_report`, then `page`: a section each for the verdict, the round, the receipts, the checks, each model,
+and what it cost. Every text is escaped, no script runs, and a picture that can't be drawn is said and costs no
+more than itself. The same result gives the same bytes; no key, address or path of a file is on it.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from eraflow.errors import EraflowError
+from eraflow.pictures import figure_text, training_png, validation_png
+from eraflow.result import ModelReport, RoundResult
+from eraflow.rounds import duration_text
+from eraflow.store import write_atomically
+from eraflow.submission import Receipt
+from eraflow.verdict import Verdict, is_late, proof_text, utc_moment, verdict
+from eraflow.week_picture import LOOKS, kind_of, status_text, verified_text, week_png
+
+__all__ = ["page", "training_png", "validation_png", "week_png", "write_report"]
+
+NONE = "–"  # noqa: RUF001  # a dash for nothing
+FIGURES = {
+    "spearman_mean": "mean era Spearman",
+    "spearman_std": "standard deviation over eras",
+    "sharpe": "Sharpe",
+    "max_drawdown": "largest drawdown",
+    "numerai_corr_mean": "mean Numerai CORR",
+}
+# A browser that follows it fetches nothing, whatever a text holds.
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+STYLE = """
+:root { color-scheme: light dark; --page: #f5f7f9; --sheet: #fff; --ink: #18212b; --muted: #56616d; --rule: #dfe4e9;
+  --safe: #00795c; --unsafe: #b84a00; }
+@media (prefers-color-scheme: dark) { :root { --page: #11161c; --sheet: #1a2129; --ink: #e8ecf0; --muted: #9aa6b2;
+  --rule: #2f3944; --safe: #4cc9a5; --unsafe: #ff9d5c; } }
+@media print { :root { color-scheme: light; --page: #fff; --sheet: #fff; --ink: #000; --muted: #444; --rule: #bbb;
+  --safe: #00513d; --unsafe: #8a3600; } section { break-inside: avoid; } body { max-width: none !important; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 2rem 1.25rem 4rem; max-width: 64rem; background: var(--page); color: var(--ink);
+  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif; }
+section, header { background: var(--sheet); border: 1px solid var(--rule); border-radius: 12px; padding: 1.25rem 1.5rem;
+  margin: 0 0 1.25rem; }
+h1 { font-size: 1.9rem; line-height: 1.2; margin: 0; } h2 { font-size: 1.15rem; margin: 0 0 .75rem; }
+h3 { font-size: 1rem; margin: 1.25rem 0 .5rem; } p { margin: .4rem 0; } .muted { color: var(--muted); }
+.safe { color: var(--safe); } .unsafe, .late { color: var(--unsafe); } .nothing { color: var(--muted); }
+.wide { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+caption { text-align: left; color: var(--muted); padding: 0 0 .4rem; }
+th, td { text-align: left; vertical-align: top; padding: .4rem 1.25rem .4rem 0; border-top: 1px solid var(--rule); }
+thead th { border-top: 0; color: var(--muted); font-weight: 400; white-space: nowrap; } tbody th { font-weight: 600; }
+td.number { text-align: right; padding-right: 1.25rem; } table.pairs { width: auto; }
+table.pairs th { font-weight: 400; color: var(--muted); } code { font-family: ui-monospace, Menlo, Consolas, monospace;
+  font-size: .875em; overflow-wrap: anywhere; } img { display: block; width: 100%; height: auto; margin: .75rem 0; }
+"""
+
+
+class Markup(str):
+    """Text that is HTML already; everything else is escaped."""
+
+    __slots__ = ()
+
+
+def write_report(result: RoundResult, folder: Path) -> Path:
+    """Write `folder/week.png` and `folder/report.html`, each whole or not at all; returns the page's path.
+
+    Raises `StorageError` if the folder cannot be written.
+    """
+    write_atomically(folder / "week.png", week_png(result))
+    path = folder / "report.html"
+    write_atomically(path, page(result).encode())
+    return path
+
+
+def page(result: RoundResult) -> str:
+    """The whole page."""
+    found = verdict(result)
+    parts = [
+        _header(result, found),
+        _section("Round and deadline", _round(result)),
+        _section("Receipts", _receipts(result.receipts)),
+        _section("Checks before sending", _checks(result.receipts)),
+        *(_section(f"Model {model.recipe}", _model(model)) for model in result.models),
+        _section("Time and memory", _cost(result)),
+    ]
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta name="color-scheme" content="light dark">\n<meta name="referrer" content="no-referrer">\n'
+        f"<title>{_escaped(found.claim)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
+        + "\n".join(part for part in parts if part)
+        + "\n</body>\n</html>\n"
+    )
+
+
+def _header(result: RoundResult, found: Verdict) -> Markup:
+    sign = LOOKS[found.kind][2]
+    lines = [f'<h1><span class="{found.kind}" aria-hidden="true">{sign}</span> {_escaped(found.claim)}</h1>']
+    if found.detail:
+        lines.append(f"<p>{_escaped(found.detail)}</p>")
+    if found.reason:
+        lines.append(f'<p class="unsafe">{_escaped(found.reason)}</p>')
+    if proof := proof_text(result.receipts):
+        lines.append(f'<p class="muted">{_escaped(proof)}</p>')
+    return Markup("<header>\n" + "\n".join(lines) + "\n</header>")
+
+
+def _round(result: RoundResult) -> Markup:
+    if result.round is None and result.opens_at_utc is None:
+        return Markup("<p>No round of the tournament: local files were used, or none was open.</p>")
+    opens, closes = utc_moment(result.opens_at_utc), utc_moment(result.closes_at_utc)
+    window = duration_text((closes - opens).total_seconds()) if opens and closes else None
+    return _pairs(
+        [
+            ("round", result.round),
+            ("opened", _moment(result.opens_at_utc)),
+            ("on-time deadline", _moment(result.closes_at_utc)),
+            ("open for", window),
+        ]
+    )
+
+
+def _receipts(receipts: Sequence[Receipt]) -> Markup:
+    if not receipts:
+        return Markup("<p>No slot was named, so nothing was submitted.</p>")
+    headings = ("slot", "recipe", "status", "verified", "sent (UTC)", "submission and sha256")
+    return _table(headings, [_receipt_row(receipt) for receipt in receipts])
+
+
+def _receipt_row(receipt: Receipt) -> list[object]:
+    kind = kind_of(receipt)
+    slot = Markup(f'<span class="{kind}" aria-hidden="true">{LOOKS[kind][2]}</span> {_escaped(receipt.slot)}')
+    error = Markup(f'<br><span class="{kind}">{_escaped(_error_text(receipt))}</span>' if receipt.error_message else "")
+    sha256 = f"sha256 {receipt.sha256}" if receipt.sha256 else "sha256 unknown"
+    codes = Markup(f"{_code(receipt.submission_id)}<br>{_code(sha256)}") if receipt.submission_id else NONE
+    source = f" ({receipt.source})" if receipt.source not in (None, "fresh") else ""
+    status = Markup(_escaped(status_text(receipt)) + error)
+    return [slot, receipt.recipe + source, status, verified_text(receipt), _sent(receipt), codes]
+
+
+def _error_text(receipt: Receipt) -> str:
+    code = f"{receipt.error_code}: " if receipt.error_code else ""
+    return f"{code}{receipt.error_message}"
+
+
+def _sent(receipt: Receipt) -> object:
+    if receipt.sent_at_utc is None:
+        return NONE
+    sent = _escaped(_moment(receipt.sent_at_utc).removesuffix(" UTC"))
+    if receipt.left_s is None:
+        return Markup(sent)
+    after = "after" if is_late(receipt) else "before"
+    told = f"{duration_text(receipt.left_s)} {after} the deadline"
+    return Markup(f'{sent}<br><span class="muted">{_escaped(told)}</span>')
+
+
+def _checks(receipts: Sequence[Receipt]) -> Markup | None:
+    """A table a slot; None where nothing was sent, so nothing was judged."""
+    tables = [
+        _table(
+            ("check", "must be", "found", "passed"),
+            [[c.name, c.must, c.found, _passed(c.passed)] for c in receipt.checks],
+            caption=f"Slot {receipt.slot}",
+        )
+        for receipt in receipts
+        if receipt.checks
+    ]
+    return Markup("\n".join(tables)) if tables else None
+
+
+def _passed(passed: bool) -> Markup:
+    return Markup('<span class="safe">✓ yes</span>' if passed else '<span class="unsafe">× no</span>')  # noqa: RUF001
+
+
+def _model(model: ModelReport) -> Markup:
+    found = model.validation
+    facts: list[tuple[str, object]] = [
+        ("model", _code(model.model_id)),
+        ("trained on", f"{model.rows:,} rows × {model.features:,} features, target {model.target}"),  # noqa: RUF001
+        ("length", f"{model.epochs} epochs" if model.epochs else "by steps"),
+        ("device", model.device),
+        ("reported on", "a hold-out" + ("; then fitted again on all labelled eras" if model.refit else "")),
+        ("eras scored", found.get("eras")),
+        ("eras undefined", found.get("undefined")),
+        *((name, figure_text(found.get(key))) for key, name in FIGURES.items()),
+        ("untrained mean era Spearman", figure_text(model.untrained_spearman)),
+    ]
+    parts = [_pairs(facts)]
+    parts += [_picture(f"Training curve of {model.recipe}", training_png, model)]
+    parts += [_picture(f"Spearman by era of {model.recipe}", validation_png, model)]
+    if model.notes:
+        notes = "\n".join(f"<li>{_escaped(note)}</li>" for note in model.notes)
+        parts.append(Markup(f"<h3>Notes</h3>\n<ul>\n{notes}\n</ul>"))
+    return Markup("\n".join(parts))
+
+
+def _picture(text: str, draw: Callable[[ModelReport], bytes], model: ModelReport) -> Markup:
+    try:
+        data = base64.b64encode(draw(model)).decode()
+    except EraflowError as error:
+        return Markup(f'<p class="muted">{_escaped(text)} cannot be drawn ({_escaped(error.code)}).</p>')
+    return Markup(f'<img alt="{_escaped(text)}" src="data:image/png;base64,{data}">')
+
+
+def _cost(result: RoundResult) -> Markup:
+    rows = [[stage, _number(f"{seconds:,.1f}")] for stage, seconds in result.seconds.items()]
+    if rows:
+        rows.append(["all", _number(f"{sum(result.seconds.values()):,.1f}")])
+    stages = _table(("stage", "seconds"), rows, kind="pairs") if rows else Markup("<p>No stage was timed.</p>")
+    peaks = [
+        ("largest memory, maps of files included", _size(result.peak_rss_bytes)),
+        ("largest memory of its own", _size(result.peak_anonymous_bytes)),
+    ]
+    return Markup(f"{stages}\n<h3>Memory</h3>\n{_pairs(peaks)}")
+
+
+def _section(title: str, body: Markup | None) -> Markup | None:
+    return None if body is None else Markup(f"<section>\n<h2>{_escaped(title)}</h2>\n{body}\n</section>")
+
+
+def _pairs(pairs: Iterable[tuple[str, object]]) -> Markup:
+    rows = "\n".join(f'<tr><th scope="row">{_escaped(name)}</th><td>{_cell(value)}</td></tr>' for name, value in pairs)
+    return Markup(f'<div class="wide"><table class="pairs"><tbody>\n{rows}\n</tbody></table></div>')
+
+
+def _table(
+    headings: Sequence[str], rows: Sequence[Sequence[object]], *, caption: str | None = None, kind: str = ""
+) -> Markup:
+    """A table whose first column names the row."""
+    head = "".join(f'<th scope="col">{_escaped(heading)}</th>' for heading in headings)
+    body = "\n".join(
+        f'<tr><th scope="row">{_cell(row[0])}</th>{"".join(_data_cell(value) for value in row[1:])}</tr>'
+        for row in rows
+    )
+    told = f"<caption>{_escaped(caption)}</caption>" if caption else ""
+    return Markup(
+        f'<div class="wide"><table class="{kind}">{told}<thead><tr>{head}</tr></thead><tbody>\n{body}\n'
+        "</tbody></table></div>"
+    )
+
+
+class _Number(Markup):
+    """A cell that stands on the right."""
+
+    __slots__ = ()
+
+
+def _number(text: str) -> _Number:
+    return _Number(_escaped(text))
+
+
+def _data_cell(value: object) -> str:
+    return f"<td{' class=number' if isinstance(value, _Number) else ''}>{_cell(value)}</td>"
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, Markup):
+        return value
+    return NONE if value is None else _escaped(str(value))
+
+
+def _code(text: str | None) -> Markup:
+    return Markup(f"<code>{_escaped(text or NONE)}</code>")
+
+
+def _moment(text: str | None) -> str:
+    moment = utc_moment(text)
+    return NONE if moment is None else f"{moment:%a %Y-%m-%d %H:%M:%S} UTC"
+
+
+def _size(size_bytes: int | None) -> str:
+    return "not told by this system" if size_bytes is None else f"{size_bytes / 2**20:,.0f} MiB"
+
+
+def _escaped(text: str) -> str:
+    return html.escape(str(text), quote=True)

@@ -1,0 +1,210 @@
+"""What eraflow did, kept through crashes and between processes."""
+
+from __future__ import annotations
+
+import dataclasses
+import sqlite3
+import subprocess
+import sys
+from collections import defaultdict
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from eraflow.errors import StorageError
+from eraflow.ledger import SCHEMA_VERSION, Attempt, Ledger, State
+
+REAL = "https://api-tournament.numer.ai"
+STATES: tuple[State, ...] = get_args(State)
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    return Ledger(tmp_path / "ledger.sqlite", REAL)
+
+
+def begin(ledger: Ledger, slot: str = "one", round_number: int = 7, late: bool = False) -> int:
+    return ledger.begin(
+        round_number=round_number, slot=slot, recipe="simple-mlp", source="fresh", sha256="ab12", late=late
+    )
+
+
+def test_a_new_attempt_has_sent_nothing(ledger: Ledger) -> None:
+    attempt = ledger.attempt(begin(ledger))
+    assert dataclasses.replace(attempt, started_at_utc="") == Attempt(
+        id=1, tournament=REAL, round=7, slot="one", recipe="simple-mlp", source="fresh", sha256="ab12",
+        state="started", started_at_utc="", sent_at_utc=None, stored_as=None, submission_id=None, verified=None,
+        late=False, error=None,
+    )  # fmt: skip
+    assert datetime.fromisoformat(attempt.started_at_utc).utcoffset() == timedelta(0)
+
+
+def test_what_is_not_given_stays_as_it_was(ledger: Ledger) -> None:
+    attempt_id = begin(ledger, late=True)
+    ledger.mark(attempt_id, "uploaded", stored_as="a.csv")
+    ledger.mark(attempt_id, "sending", sent_at_utc="2026-08-22T12:04:08+00:00")
+    ledger.mark(attempt_id, "submitted", submission_id="s1")
+    ledger.mark(attempt_id, "verified", verified="bytes")
+    found = ledger.attempt(attempt_id)
+    assert (found.state, found.stored_as, found.submission_id, found.verified, found.late, found.sent_at_utc) == (
+        "verified", "a.csv", "s1", "bytes", True, "2026-08-22T12:04:08+00:00"
+    )  # fmt: skip
+
+
+def test_marking_one_attempt_leaves_the_others_alone(ledger: Ledger) -> None:
+    first, second = begin(ledger), begin(ledger)
+    ledger.mark(second, "failed", error="refused")
+    assert [(a.id, a.state, a.error) for a in ledger.attempts(7, "one")] == [
+        (second, "failed", "refused"), (first, "started", None)
+    ]  # fmt: skip
+
+
+def test_slots_rounds_and_tournaments_are_kept_apart(ledger: Ledger) -> None:
+    mine = begin(ledger)
+    begin(ledger, slot="two")
+    begin(ledger, round_number=8)
+    rehearsal = Ledger(ledger.path, "http://127.0.0.1:8008")
+    begin(rehearsal)
+    assert [a.id for a in ledger.attempts(7, "one")] == [mine]
+    assert [a.tournament for a in rehearsal.attempts(7, "one")] == ["http://127.0.0.1:8008"]
+
+
+def test_another_process_sees_what_was_entered(ledger: Ledger) -> None:
+    ledger.mark(begin(ledger), "sending")
+    assert Ledger(ledger.path, REAL).attempts(7, "one")[0].state == "sending"
+
+
+def test_an_entry_is_there_after_a_kill(tmp_path: Path) -> None:
+    code = f"""
+import os, pathlib, signal
+from eraflow.ledger import Ledger
+ledger = Ledger(pathlib.Path({str(tmp_path / "ledger.sqlite")!r}), {REAL!r})
+entry = ledger.begin(round_number=7, slot="one", recipe="r", source="fresh", sha256="ab", late=False)
+ledger.mark(entry, "sending")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
+    assert [a.state for a in Ledger(tmp_path / "ledger.sqlite", REAL).attempts(7, "one")] == ["sending"]
+
+
+def test_processes_that_make_the_ledger_at_once_all_get_it(tmp_path: Path) -> None:
+    code = """
+import pathlib, sys
+from eraflow.ledger import Ledger
+print("ready", flush=True)
+sys.stdin.readline()
+for slot in "abc":
+    Ledger(pathlib.Path(sys.argv[1]), "t").begin(
+        round_number=7, slot=slot, recipe="r", source="fresh", sha256="ab", late=False)
+"""
+    path = tmp_path / "ledger.sqlite"
+    command = [sys.executable, "-c", code, str(path)]
+    makers = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    for maker in makers:
+        assert maker.stdout is not None
+        assert maker.stdout.readline() == "ready\n"
+    told = [maker.communicate("go\n")[1] for maker in makers]
+    assert told == ["", "", ""]
+    assert [len(Ledger(path, "t").attempts(7, slot)) for slot in "abc"] == [3, 3, 3]
+
+
+def test_the_schema_may_be_made_between_a_look_and_the_making(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "ledger.sqlite"
+    begin(Ledger(path, REAL))
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA user_version = 0")  # what the slower process saw
+    connection.close()
+    assert len(Ledger(path, REAL).attempts(7, "one")) == 1
+
+
+def test_stage_times_are_kept_with_their_round(ledger: Ledger) -> None:
+    ledger.note_stage(7, "training", "simple-mlp", 12.5)
+    ledger.note_stage(None, "training", "simple-mlp", 1.0)
+    connection = sqlite3.connect(ledger.path)
+    rows = connection.execute("SELECT tournament, round, stage, recipe, seconds FROM stages ORDER BY id").fetchall()
+    connection.close()
+    assert rows == [(REAL, 7, "training", "simple-mlp", 12.5), (REAL, None, "training", "simple-mlp", 1.0)]
+
+
+def test_a_ledger_of_another_version_is_refused_and_left_alone(ledger: Ledger) -> None:
+    begin(ledger)
+    connection = sqlite3.connect(ledger.path)
+    connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+    connection.close()
+    before = ledger.path.read_bytes()
+    with pytest.raises(StorageError, match=r"is of version 2, however this eraflow reads version 1; use the eraflow"):
+        Ledger(ledger.path, REAL)
+    assert ledger.path.read_bytes() == before
+
+
+def test_a_damaged_ledger_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    path.write_bytes(b"this is no database, and long enough to be seen as none" * 100)
+    with pytest.raises(StorageError, match="cannot be used: file is not a database; if it is damaged, move it away"):
+        Ledger(path, REAL)
+
+
+def test_a_ledger_that_was_moved_away_is_made_anew(ledger: Ledger) -> None:
+    begin(ledger)
+    ledger.path.unlink()
+    assert Ledger(ledger.path, REAL).attempts(7, "one") == []
+
+
+def test_a_ledger_that_vanishes_meanwhile_is_a_storage_error(ledger: Ledger) -> None:
+    ledger.path.unlink()
+    with pytest.raises(StorageError, match="no such table"):
+        begin(ledger)
+
+
+def test_a_folder_that_is_not_there_is_a_storage_error(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="unable to open database file"):
+        Ledger(tmp_path / "none" / "ledger.sqlite", REAL)
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("begin"), st.sampled_from("ab"), st.integers(1, 2)),
+        st.tuples(
+            st.just("mark"),
+            st.integers(0, 9),
+            st.sampled_from(STATES),
+            st.fixed_dictionaries({}, optional={name: st.text("xyz", max_size=2) for name in ("stored_as", "error")}),
+        ),
+    ),
+    max_size=8,
+)
+
+
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(STEPS)
+def test_any_sequence_of_steps_is_told_back_as_it_was_entered(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[Any, ...]]
+) -> None:
+    path = tmp_path_factory.mktemp("ledger") / "ledger.sqlite"
+    ids: list[int] = []
+    expected: dict[tuple[int, str], list[int]] = defaultdict(list)
+    model: dict[int, dict[str, Any]] = {}
+    for kind, *given_values in steps:
+        ledger = Ledger(path, REAL)
+        if kind == "begin":
+            slot, number = given_values
+            ids.append(begin(ledger, slot=slot, round_number=number))
+            expected[number, slot].insert(0, ids[-1])
+            model[ids[-1]] = {"state": "started", "stored_as": None, "error": None}
+        elif ids:
+            which, state, values = given_values
+            ledger.mark(ids[which % len(ids)], state, **values)
+            model[ids[which % len(ids)]] |= {"state": state, **values}
+    ledger = Ledger(path, REAL)
+    for number in (1, 2):
+        for slot in "ab":
+            found = ledger.attempts(number, slot)
+            assert [a.id for a in found] == expected[number, slot]
+            assert all(getattr(a, name) == value for a in found for name, value in model[a.id].items())

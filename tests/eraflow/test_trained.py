@@ -1,0 +1,258 @@
+"""A recipe on stored data: purge, hold-out, refit, members, and the folder that comes of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from eraflow import metrics, trained
+from eraflow.config import override
+from eraflow.dataset import decode
+from eraflow.errors import DataError, InputError, StorageError
+from eraflow.predictions import ensemble, rank_uniform
+from eraflow.recipes import Recipe, get
+from eraflow.rows import Rows
+from eraflow.store import sha256_of
+from eraflow.stored import StoredDataset
+from eraflow.trained import Trained, load, model_id, predict_live, train
+from eraflow.training import FINISHED, load_fitted, predict
+
+FEATURES = tuple(f"feature_{i}" for i in range(6))
+
+
+def table(eras: Sequence[int], *, rows: int = 30, seed: int = 0, live: bool = False) -> pd.DataFrame:
+    """A frame in v5.3's shape with a linear signal; `target` equals `target_x_20`."""
+    rng = np.random.default_rng(seed)
+    n = len(eras) * rows
+    code = rng.integers(0, 5, (n, len(FEATURES))).astype(np.int8)
+    score = code[:, :3].sum(1) + rng.standard_normal(n)
+    frame = pd.DataFrame(code, columns=list(FEATURES))
+    frame.insert(0, "id", [f"n{seed}{i:06d}" for i in range(n)])
+    frame.insert(1, "era", "X" if live else np.repeat([f"{era:04d}" for era in eras], rows))
+    frame.insert(2, "data_type", "live" if live else "train")
+    target = (np.digitize(score, [3, 5, 7, 9]) / 4).astype(np.float32)
+    for name, values in (("target", target), ("target_x_20", target), ("target_y_60", target[::-1])):
+        frame[name] = np.full(n, np.nan, np.float32) if live else values
+    return frame
+
+
+def store(folder: Path, name: str, frame: pd.DataFrame) -> StoredDataset:
+    folder.mkdir(exist_ok=True)
+    frame.to_parquet(path := folder / f"{name}.parquet", index=False)
+    return decode(path, into=folder / "decoded", sha256=sha256_of(path), features=FEATURES)
+
+
+@dataclasses.dataclass(frozen=True)
+class Market:
+    train: StoredDataset
+    validation: StoredDataset
+    live: StoredDataset
+
+
+@pytest.fixture(scope="module")
+def market(tmp_path_factory: pytest.TempPathFactory) -> Market:
+    folder = tmp_path_factory.mktemp("market")
+    validation = table(range(41, 51), seed=1)
+    validation.loc[validation.era == "0050", ["target", "target_x_20"]] = np.nan  # not resolved yet
+    validation.loc[validation.era == "0043", ["target", "target_x_20"]] = 0.5  # defines no score
+    return Market(
+        train=store(folder, "train", table(range(1, 41))),
+        validation=store(folder, "validation", validation),
+        live=store(folder, "live", table([0], rows=50, seed=2, live=True)),
+    )
+
+
+def recipe(name: str = "simple-mlp", **assignments: str) -> Recipe:
+    given = {"model.hidden": "[16]", "training.device": "cpu"}
+    given |= {"training.steps": "20"} if name == "era-pearson" else {"training.batch_size": "64"}
+    return override(get(name), given | {key.replace("__", "."): value for key, value in assignments.items()})
+
+
+def run(market: Market, folder: Path, wanted: Recipe | None = None, **more: Any) -> Trained:
+    return train(
+        wanted or recipe(),
+        train=more.pop("train", market.train),
+        validation=more.pop("validation", market.validation),
+        features=more.pop("features", FEATURES),
+        folder=folder,
+        **more,
+    )
+
+
+def refuse_to_train(stage: str, done: float, total: float, text: str = "") -> None:
+    raise AssertionError(f"{stage} was done again")
+
+
+def test_the_purge_follows_the_column_that_target_equals(market: Market, tmp_path: Path) -> None:
+    found = run(market, tmp_path)
+    assert (found.target_equals, found.purged_eras) == ("target_x_20", 8)
+    assert (found.eras, found.rows) == (40 - 8, 32 * 30)
+
+
+def test_a_target_of_60_days_purges_16_eras(market: Market, tmp_path: Path) -> None:
+    found = run(market, tmp_path, recipe(data__target="target_y_60"))
+    assert (found.target_equals, found.purged_eras, found.eras) == (None, 16, 24)
+
+
+def test_the_stride_is_counted_in_weeks_after_the_purge(market: Market, tmp_path: Path) -> None:
+    found = run(market, tmp_path, recipe("era-pearson", prediction__members="1"))
+    assert (found.eras, found.rows) == (8, 8 * 30)
+    # Labelled eras 1..49, every 4th back from 49.
+    assert found.refit_rows == 13 * 30
+
+
+def test_the_hold_out_is_every_labelled_era_and_undefined_ones_are_counted(market: Market, tmp_path: Path) -> None:
+    found = run(market, tmp_path).validation
+    assert [score.era for score in found.per_era] == list(range(41, 50))
+    assert (found.eras, found.undefined) == (8, 1)
+    assert [score.era for score in found.per_era if score.spearman is None] == [43]
+    assert "per_era" not in found.figures()
+    assert json.dumps(found.figures(), allow_nan=False)
+
+
+def test_training_beats_the_untrained_network(market: Market, tmp_path: Path) -> None:
+    found = run(market, tmp_path, recipe(training__epochs="30"))
+    assert found.untrained_spearman is not None
+    assert found.validation.spearman_mean is not None
+    assert found.validation.spearman_mean > 0.5 > found.untrained_spearman
+    assert found.histories[0][-1]["spearman_mean"] == pytest.approx(found.validation.spearman_mean, abs=1e-9)
+
+
+def test_validation_is_that_of_the_members_mean_rank(market: Market, tmp_path: Path) -> None:
+    wanted = recipe("era-pearson", prediction__members="3", training__refit="false")
+    found = run(market, tmp_path, wanted)
+    rows = Rows.of(market.validation.codes_NF, market.validation.column("target"), market.validation.era_N).labelled()
+    members = found.members()
+    each = predict(members, rows)
+    assert (
+        len(
+            {
+                weights.numpy().tobytes()
+                for m in members
+                for k, weights in m.state_dict().items()
+                if k == "layers.0.bias"
+            }
+        )
+        == 3
+    )
+    mean = ensemble(list(each), rows.era_M)
+    expected = metrics.era_spearman(mean, rows.target_M, rows.era_M)
+    told = [np.nan if score.spearman is None else score.spearman for score in found.validation.per_era]
+    np.testing.assert_allclose(told, expected, atol=1e-12)
+    assert found.validation.sharpe == pytest.approx(metrics.summary(expected).sharpe)
+    corr = metrics.numerai_corr(mean, rows.target_M, rows.era_M)
+    assert found.validation.numerai_corr_mean == pytest.approx(metrics.summary(corr).mean)
+
+
+def test_members_do_not_depend_on_each_other(market: Market, tmp_path: Path) -> None:
+    three = run(market, tmp_path / "a", recipe("era-pearson", prediction__members="3"))
+    second = run(market, tmp_path / "b", recipe("era-pearson", prediction__members="1", training__seed="1"))
+    alone, among = second.members()[0].state_dict(), three.members()[1].state_dict()
+    assert all(bool((alone[name] == among[name]).all()) for name in alone)
+
+
+def test_the_refit_takes_as_many_steps_and_is_what_predicts(market: Market, tmp_path: Path) -> None:
+    wanted = recipe(training__refit="true")
+    found = run(market, tmp_path, wanted)
+    assert found.refit_rows == 49 * 30
+    first, final = (load_fitted(tmp_path / kind, wanted.model, "cpu") for kind in ("holdout-0", "final-0"))
+    assert first.steps == final.steps == found.steps
+    assert final.rows == 49 * 30
+    ours, theirs = found.members()[0].state_dict(), final.model.state_dict()
+    assert all(bool((ours[name] == theirs[name]).all()) for name in theirs)
+    assert not bool((ours["layers.0.weight"] == first.model.state_dict()["layers.0.weight"]).all())
+
+
+def test_live_predictions_are_ranks_of_every_row(market: Market, tmp_path: Path) -> None:
+    found = run(market, tmp_path, recipe("era-pearson"))
+    live = predict_live(load(tmp_path), market.live)
+    rows = Rows.of(market.live.codes_NF, None, market.live.era_N)
+    expected = rank_uniform(ensemble(list(predict(found.members(), rows)), np.zeros(50)))
+    np.testing.assert_array_equal(live, expected)
+    assert live.dtype == np.float64
+    assert 0 < live.min() < live.max() < 1
+
+
+def test_features_are_found_by_name(market: Market, tmp_path: Path) -> None:
+    """A wider or reordered store gives the same model and predictions."""
+    other = tmp_path / "other"
+    frame = table([0], rows=50, seed=2, live=True)
+    reordered = frame[[*frame.columns[:3], *reversed(FEATURES), *frame.columns[9:]]]
+    live = store(other, "live", reordered)
+    chosen = FEATURES[1:4]
+    found = run(market, tmp_path / "model", features=chosen)
+    expected = predict_live(found, market.live)
+    np.testing.assert_array_equal(predict_live(found, live), expected)
+
+
+def test_a_whole_folder_is_loaded_and_not_trained_again(market: Market, tmp_path: Path) -> None:
+    first = run(market, tmp_path, recipe("era-pearson"), notes=["said before"])
+    second = run(market, tmp_path, recipe("era-pearson"), progress=refuse_to_train)
+    assert first == second == load(tmp_path)
+    assert second.notes == ("said before",)
+    assert second.versions["eraflow"]
+
+
+@pytest.mark.parametrize("damaged", ["recipe.toml", "model.json", "holdout-0/fitted.safetensors"])
+def test_what_is_damaged_in_a_folder_is_made_again(market: Market, tmp_path: Path, damaged: str) -> None:
+    first = run(market, tmp_path)
+    (tmp_path / damaged).write_bytes(b"nothing")
+    second = run(market, tmp_path)
+    assert second.validation == first.validation
+    np.testing.assert_array_equal(predict_live(second, market.live), predict_live(first, market.live))
+
+
+def test_a_run_that_was_killed_in_the_refit_keeps_its_hold_out_fit(market: Market, tmp_path: Path) -> None:
+    wanted = recipe(training__refit="true")
+
+    class Killed(Exception):
+        pass
+
+    def kill(stage: str, done: float, total: float, text: str = "") -> None:
+        if stage.startswith("refit"):
+            raise Killed
+
+    with pytest.raises(Killed):
+        run(market, tmp_path / "a", wanted, progress=kill)
+    kept = (tmp_path / "a" / "holdout-0" / FINISHED).stat().st_mtime_ns
+    assert not (tmp_path / "a" / trained.MODEL).exists()
+    with pytest.raises(StorageError, match="must hold a whole trained model"):
+        load(tmp_path / "a")
+    found, whole = run(market, tmp_path / "a", wanted), run(market, tmp_path / "b", wanted)
+    assert (tmp_path / "a" / "holdout-0" / FINISHED).stat().st_mtime_ns == kept
+    assert found.validation == whole.validation
+    np.testing.assert_array_equal(predict_live(found, market.live), predict_live(whole, market.live))
+
+
+def test_the_name_says_recipe_and_what_it_was_made_from() -> None:
+    wanted = recipe("era-pearson")
+    name = model_id(wanted, "a", "b", FEATURES)
+    assert name.startswith("era-pearson-")
+    assert len(name.removeprefix("era-pearson-")) == 12
+    others = {
+        model_id(wanted, "a", "b", FEATURES[:-1]),
+        model_id(wanted, "x", "b", FEATURES),
+        model_id(wanted, "a", "x", FEATURES),
+        model_id(recipe("era-pearson", training__seed="9"), "a", "b", FEATURES),
+    }
+    assert len(others | {name}) == 5
+
+
+def test_too_few_eras_and_no_labels_are_refused(market: Market, tmp_path: Path) -> None:
+    few = store(tmp_path / "few", "train", table(range(35, 41)))
+    with pytest.raises(InputError, match="more than 8 eras from the validation eras 41 to 49, however none of the 6"):
+        run(market, tmp_path / "a", train=few)
+    unlabelled = table(range(41, 45))
+    unlabelled[["target", "target_x_20"]] = np.float32(np.nan)
+    with pytest.raises(DataError, match=r"validation\.parquet must have rows with the target target"):
+        run(market, tmp_path / "b", validation=store(tmp_path / "none", "validation", unlabelled))
+    with pytest.raises(InputError, match="feature_99"):
+        run(market, tmp_path / "c", features=[*FEATURES, "feature_99"])
+    assert not (tmp_path / "a" / trained.MODEL).exists()
