@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 from eraflow.result import ModelReport
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 INK, MUTED, FAINT, RULE, PAPER = "#18212b", "#56616d", "#c3cad2", "#e4e8ec", "#fcfcfd"
 BLUE, ORANGE, GREEN, VERMILION = "#0072b2", "#e69f00", "#00795c", "#b84a00"
+MINUS, TIMES, DASH, CHECK = "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}", "\N{EN DASH}", "\N{CHECK MARK}"
 SANS, MONO = "DejaVu Sans", "DejaVu Sans Mono"  # matplotlib brings both, so a picture is the same everywhere
 WIDTH = 1200
 PAD = 56
@@ -40,8 +42,9 @@ class Card:
         from matplotlib.patches import FancyBboxPatch
 
         self.height = round(height)
-        self.figure = Figure(figsize=(WIDTH / 100, self.height / 100), dpi=100, facecolor="none", layout="none")
-        self.canvas = FigureCanvasAgg(self.figure)
+        self.figure = Figure(figsize=(WIDTH / 100, self.height / 100), dpi=100, facecolor="none")
+        self.figure.set_layout_engine("none")
+        self.canvas: Any = FigureCanvasAgg(self.figure)  # matplotlib leaves its methods untyped
         self.sheet = self.figure.add_axes((0, 0, 1, 1), xlim=(0, WIDTH), ylim=(self.height, 0))
         self.sheet.set_axis_off()
         box = FancyBboxPatch(
@@ -191,22 +194,24 @@ def draw_eras(axes: Axes, eras: Sequence[EraScore], mean: float | None) -> None:
 
 
 def eras_text(eras: Sequence[EraScore]) -> str:
-    """`10 eras scored, 2 undefined (×)`."""
+    """`10 eras scored, 2 undefined`, with the sign that marks those."""
     undefined = sum(e.spearman is None for e in eras)
     return f"{counted_text(len(eras) - undefined, 'era')} scored" + (
-        f", {undefined} undefined (×)" if undefined else ""
+        f", {undefined} undefined ({TIMES})" if undefined else ""
     )
 
 
 def figure_text(value: float | None) -> str:
     """A score with four decimals; one that is not defined is said to be."""
-    return "undefined" if value is None or math.isnan(value) else f"{value:.4f}".replace("-", "−")
+    return "undefined" if value is None or math.isnan(value) else f"{value:.4f}".replace("-", MINUS)
 
 
 def plain(text: str, *, mono: bool = False) -> str:
     """`text` with a question mark for each character that the fonts may lack, so that nothing warns or moves."""
     last = 0x7F if mono else 0x250
-    return "".join(c if (ord(c) < last and c.isprintable()) or c in "…−×✓–—" else "?" for c in text)
+    return "".join(
+        c if (ord(c) < last and c.isprintable()) or c in f"…{MINUS}{TIMES}{DASH}{CHECK}" else "?" for c in text
+    )
 
 
 def points(size_px: float) -> float:
@@ -290,7 +295,7 @@ def _era_axis(axes: Axes, eras: Sequence[EraScore], ticks: int = 5) -> None:
 
 def _spacing(eras: Sequence[EraScore]) -> float:
     """Eras from one to the next."""
-    return float(min((b.era - a.era for a, b in zip(eras, eras[1:], strict=False)), default=1)) or 1.0
+    return float(min((b.era - a.era for a, b in pairwise(eras)), default=1)) or 1.0
 
 
 def _length_text(made: Trained) -> str:

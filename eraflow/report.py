@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from eraflow.errors import EraflowError
-from eraflow.pictures import figure_text, training_png, validation_png
+from eraflow.pictures import CHECK, DASH, TIMES, figure_text, training_png, validation_png
 from eraflow.result import ModelReport, RoundResult
 from eraflow.rounds import duration_text
 from eraflow.store import write_atomically
@@ -23,7 +23,6 @@ from eraflow.week_picture import LOOKS, kind_of, status_text, verified_text, wee
 
 __all__ = ["page", "training_png", "validation_png", "week_png", "write_report"]
 
-NONE = "–"  # noqa: RUF001  # a dash for nothing
 FIGURES = {
     "spearman_mean": "mean era Spearman",
     "spearman_std": "standard deviation over eras",
@@ -53,8 +52,11 @@ caption { text-align: left; color: var(--muted); padding: 0 0 .4rem; }
 th, td { text-align: left; vertical-align: top; padding: .4rem 1.25rem .4rem 0; border-top: 1px solid var(--rule); }
 thead th { border-top: 0; color: var(--muted); font-weight: 400; white-space: nowrap; } tbody th { font-weight: 600; }
 td.number { text-align: right; padding-right: 1.25rem; } table.pairs { width: auto; }
-table.pairs th { font-weight: 400; color: var(--muted); } code { font-family: ui-monospace, Menlo, Consolas, monospace;
-  font-size: .875em; overflow-wrap: anywhere; } img { display: block; width: 100%; height: auto; margin: .75rem 0; }
+table.pairs th { font-weight: 400; color: var(--muted); }
+tr.more td { border-top: 0; padding-top: 0; } tbody:first-child tr:first-child > * { border-top: 0; }
+tbody th { overflow-wrap: anywhere; min-width: 9rem; } .wide + .wide { margin-top: 1.25rem; }
+code { font-family: ui-monospace, Menlo, Consolas, monospace; font-size: .875em; overflow-wrap: anywhere; }
+img { display: block; width: 100%; height: auto; margin: .75rem 0; }
 """
 
 
@@ -127,35 +129,38 @@ def _round(result: RoundResult) -> Markup:
 def _receipts(receipts: Sequence[Receipt]) -> Markup:
     if not receipts:
         return Markup("<p>No slot was named, so nothing was submitted.</p>")
-    headings = ("slot", "recipe", "status", "verified", "sent (UTC)", "submission and sha256")
-    return _table(headings, [_receipt_row(receipt) for receipt in receipts])
+    headings = ("slot", "recipe", "status", "verified", "sent (UTC)", "to the deadline")
+    rows: list[Sequence[object]] = []
+    for receipt in receipts:
+        rows += [_receipt_row(receipt), *_receipt_details(receipt, len(headings))]
+    return _table(headings, rows)
 
 
 def _receipt_row(receipt: Receipt) -> list[object]:
     kind = kind_of(receipt)
     slot = Markup(f'<span class="{kind}" aria-hidden="true">{LOOKS[kind][2]}</span> {_escaped(receipt.slot)}')
-    error = Markup(f'<br><span class="{kind}">{_escaped(_error_text(receipt))}</span>' if receipt.error_message else "")
-    sha256 = f"sha256 {receipt.sha256}" if receipt.sha256 else "sha256 unknown"
-    codes = Markup(f"{_code(receipt.submission_id)}<br>{_code(sha256)}") if receipt.submission_id else NONE
     source = f" ({receipt.source})" if receipt.source not in (None, "fresh") else ""
-    status = Markup(_escaped(status_text(receipt)) + error)
-    return [slot, receipt.recipe + source, status, verified_text(receipt), _sent(receipt), codes]
+    left = None
+    if receipt.left_s is not None:
+        left = f"{duration_text(receipt.left_s)} {'late' if is_late(receipt) else 'to spare'}"
+    sent = _moment(receipt.sent_at_utc).removesuffix(" UTC")
+    return [slot, receipt.recipe + source, status_text(receipt), verified_text(receipt), sent, left]
+
+
+def _receipt_details(receipt: Receipt, columns: int) -> list[Markup]:
+    """What is too long for a column, each as a row of its own across the table."""
+    lines = []
+    if receipt.submission_id:
+        codes = f"submission {_code(receipt.submission_id)}<br>sha256 {_code(receipt.sha256 or 'unknown')}"
+        lines.append(f'<span class="muted">{codes}</span>')
+    if receipt.error_message:
+        lines.append(f'<span class="{kind_of(receipt)}">{_escaped(_error_text(receipt))}</span>')
+    return [Markup(f'<tr class="more"><td colspan="{columns}">{line}</td></tr>') for line in lines]
 
 
 def _error_text(receipt: Receipt) -> str:
     code = f"{receipt.error_code}: " if receipt.error_code else ""
     return f"{code}{receipt.error_message}"
-
-
-def _sent(receipt: Receipt) -> object:
-    if receipt.sent_at_utc is None:
-        return NONE
-    sent = _escaped(_moment(receipt.sent_at_utc).removesuffix(" UTC"))
-    if receipt.left_s is None:
-        return Markup(sent)
-    after = "after" if is_late(receipt) else "before"
-    told = f"{duration_text(receipt.left_s)} {after} the deadline"
-    return Markup(f'{sent}<br><span class="muted">{_escaped(told)}</span>')
 
 
 def _checks(receipts: Sequence[Receipt]) -> Markup | None:
@@ -173,14 +178,16 @@ def _checks(receipts: Sequence[Receipt]) -> Markup | None:
 
 
 def _passed(passed: bool) -> Markup:
-    return Markup('<span class="safe">✓ yes</span>' if passed else '<span class="unsafe">× no</span>')  # noqa: RUF001
+    kind, text = ("safe", f"{CHECK} yes") if passed else ("unsafe", f"{TIMES} no")
+    return Markup(f'<span class="{kind}">{text}</span>')
 
 
 def _model(model: ModelReport) -> Markup:
     found = model.validation
     facts: list[tuple[str, object]] = [
         ("model", _code(model.model_id)),
-        ("trained on", f"{model.rows:,} rows × {model.features:,} features, target {model.target}"),  # noqa: RUF001
+        ("trained on", f"{model.rows:,} rows {TIMES} {model.features:,} features"),
+        ("target", model.target),
         ("length", f"{model.epochs} epochs" if model.epochs else "by steps"),
         ("device", model.device),
         ("reported on", "a hold-out" + ("; then fitted again on all labelled eras" if model.refit else "")),
@@ -230,17 +237,18 @@ def _pairs(pairs: Iterable[tuple[str, object]]) -> Markup:
 def _table(
     headings: Sequence[str], rows: Sequence[Sequence[object]], *, caption: str | None = None, kind: str = ""
 ) -> Markup:
-    """A table whose first column names the row."""
+    """A table whose first column names the row; a row that is `Markup` is put in as it is."""
     head = "".join(f'<th scope="col">{_escaped(heading)}</th>' for heading in headings)
-    body = "\n".join(
-        f'<tr><th scope="row">{_cell(row[0])}</th>{"".join(_data_cell(value) for value in row[1:])}</tr>'
-        for row in rows
-    )
+    body = "\n".join(row if isinstance(row, Markup) else _row(row) for row in rows)
     told = f"<caption>{_escaped(caption)}</caption>" if caption else ""
     return Markup(
         f'<div class="wide"><table class="{kind}">{told}<thead><tr>{head}</tr></thead><tbody>\n{body}\n'
         "</tbody></table></div>"
     )
+
+
+def _row(row: Sequence[object]) -> str:
+    return f'<tr><th scope="row">{_cell(row[0])}</th>{"".join(_data_cell(value) for value in row[1:])}</tr>'
 
 
 class _Number(Markup):
@@ -260,16 +268,16 @@ def _data_cell(value: object) -> str:
 def _cell(value: object) -> str:
     if isinstance(value, Markup):
         return value
-    return NONE if value is None else _escaped(str(value))
+    return DASH if value is None else _escaped(str(value))
 
 
 def _code(text: str | None) -> Markup:
-    return Markup(f"<code>{_escaped(text or NONE)}</code>")
+    return Markup(f"<code>{_escaped(text or DASH)}</code>")
 
 
 def _moment(text: str | None) -> str:
     moment = utc_moment(text)
-    return NONE if moment is None else f"{moment:%a %Y-%m-%d %H:%M:%S} UTC"
+    return DASH if moment is None else f"{moment:%a %Y-%m-%d %H:%M:%S} UTC"
 
 
 def _size(size_bytes: int | None) -> str:

@@ -13,6 +13,8 @@ from datetime import datetime, timedelta
 from eraflow.errors import StorageError
 from eraflow.pictures import (
     BLUE,
+    CHECK,
+    DASH,
     FAINT,
     GREEN,
     INK,
@@ -38,14 +40,21 @@ LEFT, RIGHT = PAD, WIDTH - PAD
 MOST_SLOTS = 12
 LABEL_ROOM = 290.0
 LOOKS: dict[Kind, tuple[str, str, str]] = {
-    "safe": (GREEN, "#d3ebe3", "✓"),
+    "safe": (GREEN, "#d3ebe3", CHECK),
     "late": (VERMILION, "#fbe6d4", "!"),
     "unsafe": (VERMILION, "#fbe6d4", "!"),
-    "nothing": (MUTED, RULE, "–"),  # noqa: RUF001  # a dash as a sign
+    "nothing": (MUTED, RULE, DASH),
 }
 """Colour, its tint, and a sign that says the same without colour."""
-COLUMNS = ((LEFT, "slot", 270), (LEFT + 290, "recipe", 150), (LEFT + 460, "status", 170))
-COLUMNS += ((LEFT + 640, "verified", 150), (LEFT + 806, "submission", 130), (LEFT + 956, "sha256", 132))
+COLUMNS = (
+    (LEFT, "slot", 270),
+    (LEFT + 290, "recipe", 150),
+    (LEFT + 460, "status", 170),
+    (LEFT + 640, "verified", 150),
+    (LEFT + 806, "submission", 130),
+    (LEFT + 956, "sha256", 132),
+)
+"""Left edge, heading and room of each column."""
 
 
 def week_png(result: RoundResult, now_utc: datetime | None = None) -> bytes:
@@ -112,34 +121,37 @@ def _span_of(result: RoundResult, now_utc: datetime | None) -> _Span | None:
 
 
 def _draw_time_line(card: Card, y: float, span: _Span, receipts: Sequence[Receipt], found: Verdict) -> float:
-    color, tint, _ = LOOKS[found.kind]
     sent = _sent(receipts)
     middle = y + (78 if sent else 46)
-    first, closing, last = span.x(span.opens), span.x(span.closes), span.x(span.ends)
-    _bar(card, first, last, middle, RULE)
-    on_time = [moment for receipt, moment in sent if not is_late(receipt)]
-    spare_from = max(on_time) if on_time and found.kind == "safe" else span.now if found.kind == "unsafe" else None
-    if spare_from is not None and spare_from < span.closes:
-        _bar(card, span.x(spare_from), closing, middle, tint)
-        text = f"{duration_text((span.closes - spare_from).total_seconds())} {'to spare' if found.kind == 'safe' else 'left'}"
-        if closing - span.x(spare_from) > card.width_of(text, size=17, bold=True) + 60:
-            card.text(
-                (span.x(spare_from) + closing) / 2, middle + 6, text, size=17, color=color, bold=True, align="center"
-            )
+    closing = span.x(span.closes)
+    _bar(card, LEFT, span.x(span.ends), middle, RULE)
+    _draw_left(card, span, middle, [moment for _, moment in sent], found.kind)
     _draw_ticks(card, span, middle)
     card.sheet.plot([closing, closing], [middle - 26, middle + 26], color=INK, linewidth=2.5, zorder=3)
     _draw_sent(card, span, middle, sent)
     if span.now is not None:
-        card.sheet.plot(
-            [span.x(span.now)] * 2, [middle - 22, middle + 22], color=MUTED, linewidth=1.5, linestyle=(0, (2, 2))
-        )
-        card.text(span.x(span.now), middle + 40, "now", size=16, color=MUTED, align="center")
+        x = span.x(span.now)
+        card.sheet.plot([x, x], [middle - 22, middle + 22], color=MUTED, linewidth=1.5, linestyle=(0, (2, 2)))
+        card.text(x, middle + 43, "now", size=14, color=MUTED, align="center")
     card.text(LEFT, middle + 72, "opened", size=16, color=MUTED)
     card.text(LEFT, middle + 96, _moment_text(span.opens), size=17)
-    at = min(closing, RIGHT) if closing > WIDTH / 2 else RIGHT
-    card.text(at, middle + 72, "on-time deadline", size=16, color=MUTED, align="right")
-    card.text(at, middle + 96, _moment_text(span.closes), size=17, align="right")
+    card.text(closing, middle + 72, "on-time deadline", size=16, color=MUTED, align="right")
+    card.text(closing, middle + 96, _moment_text(span.closes), size=17, align="right")
     return middle + 124
+
+
+def _draw_left(card: Card, span: _Span, y: float, sent: Sequence[datetime], kind: Kind) -> None:
+    """The time that a safe round had to spare after its last sending, or that one which is not has left."""
+    since = max(sent, default=None) if kind == "safe" else span.now if kind == "unsafe" else None
+    if since is None or since >= span.closes:
+        return
+    color, tint, _ = LOOKS[kind]
+    start, end = span.x(since), span.x(span.closes)
+    _bar(card, start, end, y, tint)
+    what = "to spare" if kind == "safe" else "left"
+    text = f"{duration_text((span.closes - since).total_seconds())} {what}"
+    if end - start > card.width_of(text, size=17, bold=True) + 60:
+        card.text((start + end) / 2, y + 6, text, size=17, color=color, bold=True, align="center")
 
 
 def _draw_ticks(card: Card, span: _Span, y: float) -> None:
@@ -216,7 +228,7 @@ def _draw_slot(card: Card, y: float, receipt: Receipt, told: str | None) -> floa
     _disc(card, LEFT + 10, y + 23, 10, color)
     card.text(LEFT + 10, y + 28.5, sign, size=14, color=PAPER, bold=True, align="center")
     cells = (receipt.slot, receipt.recipe, status_text(receipt), verified_text(receipt))
-    codes = (receipt.submission_id or "–", (receipt.sha256 or "–")[:12])  # noqa: RUF001
+    codes = (receipt.submission_id or DASH, (receipt.sha256 or DASH)[:12])
     for (x, _, room), text in zip(COLUMNS, (*cells, *codes), strict=True):
         inset = 34 if x == LEFT else 0
         mono = text in codes
@@ -241,7 +253,7 @@ def status_text(receipt: Receipt) -> str:
 def verified_text(receipt: Receipt) -> str:
     """How the tournament was seen to hold it."""
     if not receipt.verified:
-        return "no" if receipt.submission_id else "–"  # noqa: RUF001
+        return "no" if receipt.submission_id else DASH
     how = "byte for byte" if receipt.verified == "bytes" else "listed"
     return f"{how}, not ours" if receipt.origin == "foreign" else how
 

@@ -33,7 +33,7 @@ def run_weekly(request: Request) -> RoundResult:
 
         with prefect_home.reachable_server():
             state: State[Any] = weekly(request, return_state=True)
-        found = state.data
+            found = state.result(raise_on_failure=False)
         if isinstance(found, RoundResult):
             return found
         logger.warning("Prefect ended the run as %s (%s); the round goes on without it", state.name, state.message)
