@@ -45,6 +45,14 @@ class Queries:
             self._api = _client_over(self)
         return self._api
 
+    def require_keys(self) -> Keys:
+        """The keys. Raises `CredentialsError` if there are none."""
+        if self._keys is None:
+            raise CredentialsError(
+                "this needs the account's keys; set NUMERAI_PUBLIC_ID and NUMERAI_SECRET_KEY", code="no-keys"
+            )
+        return self._keys
+
     def send(
         self, query: str, variables: Mapping[str, Any] | None = None, authorization: bool = False
     ) -> dict[str, Any]:
@@ -54,11 +62,8 @@ class Queries:
         """
         headers = {"Accept": "application/json"}
         if authorization:
-            if self._keys is None:
-                raise CredentialsError(
-                    "this needs the account's keys; set NUMERAI_PUBLIC_ID and NUMERAI_SECRET_KEY", code="no-keys"
-                )
-            headers["Authorization"] = f"Token {self._keys.public_id}${self._keys.secret_key}"
+            keys = self.require_keys()
+            headers["Authorization"] = f"Token {keys.public_id}${keys.secret_key}"
         answer = transport.post_json(self._url, {"query": query, "variables": variables}, headers)
         if answer.date_utc is not None:
             self._clock.heard(answer.date_utc)

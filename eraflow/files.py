@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from eraflow.errors import DataError, InputError
+from eraflow.errors import DataError, InputError, StorageError
 from eraflow.parquet import verify_parquet
 from eraflow.progress import Progress, silent
 from eraflow.rounds import Round
@@ -93,7 +93,8 @@ def fetch_files(
 def adopt_files(folder: Path, store: Store, round_number: int | None) -> Files:
     """Use the files in `folder` (v5.3 layout) where they are; nothing is written there.
 
-    Raises `InputError` if the folder does not exist, `DataError` naming a file that is missing or not parquet.
+    Raises `InputError` if the folder does not exist, `DataError` naming a file that is missing or of
+    another kind, `StorageError` naming one that can't be read.
     """
     if not folder.is_dir():
         raise InputError(f"--data-from must name a folder, however {folder} is not one")
@@ -135,8 +136,11 @@ def _adopted(folder: Path, stem: str) -> File:
 
 
 def _file(path: Path) -> File:
-    size = path.stat().st_size
-    return File(path=path, name=path.name, sha256=sha256_of(path), size_bytes=size, rows=None, changed=False)
+    try:
+        size, sha256 = path.stat().st_size, sha256_of(path)
+    except OSError as error:
+        raise StorageError(f"{path} cannot be read: {error.strerror}; let this account read it") from error
+    return File(path=path, name=path.name, sha256=sha256, size_bytes=size, rows=None, changed=False)
 
 
 def _fetch(

@@ -8,6 +8,7 @@ Colours are Okabe and Ito's, which stay apart for the colour-blind; blue and ora
 
 from __future__ import annotations
 
+import bisect
 import io
 import math
 from collections.abc import Sequence
@@ -95,9 +96,8 @@ class Card:
         text = plain(text[:400], mono=mono)
         if self._width(text, font) <= room:
             return text
-        while text and self._width(f"{text}…", font) > room:
-            text = text[:-1]
-        return f"{text.rstrip()}…"
+        fits = bisect.bisect_right(range(len(text)), room, key=lambda n: self._width(f"{text[:n]}…", font)) - 1
+        return f"{text[: max(fits, 0)].rstrip()}…"
 
     def lines(self, text: str, room: float, *, size: float, most: int) -> list[str]:
         """`text` broken into at most `most` lines of `room` [px]; the last one may be shortened by `text`."""
@@ -138,11 +138,14 @@ def training_png(model: ModelReport) -> bytes:
     losses, scores = card.axes(PAD + 66, 158, 440, 260), card.axes(PAD + 642, 158, 352, 260)
     _title(card, PAD, 122, f"Loss ({made.recipe.training.loss})", [("training", BLUE), ("hold-out", VERMILION)])
     _title(card, PAD + 576, 122, "Mean era Spearman", [("hold-out", VERMILION)])
+    _whole_numbers(losses)
+    _whole_numbers(scores)
     for key, color in (("train_loss", BLUE), ("validation_loss", VERMILION)):
         _curves(losses, made, key, color)
-    _curves(scores, made, "spearman_mean", VERMILION)
-    for axes, x in ((losses, PAD + 66 + 220), (scores, PAD + 642 + 176)):
-        _whole_numbers(axes)
+    if not _curves(scores, made, "spearman_mean", VERMILION):
+        _say(scores, "undefined after every epoch")
+        scores.set_xticks([])
+    for x in (PAD + 66 + 220, PAD + 642 + 176):
         card.text(x, 474, "epoch" if made.recipe.training.epochs else "step", size=16, color=MUTED, align="center")
     marks = [("untrained", made.untrained_spearman, MUTED)]
     if len(made.histories) > 1:
@@ -188,6 +191,8 @@ def draw_eras(axes: Axes, eras: Sequence[EraScore], mean: float | None) -> None:
     reach = max(max(values), 0) - min(min(values), 0) or 0.1
     axes.set_ylim(min(min(values), 0) - 0.06 * reach, max(max(values), 0) + 0.06 * reach)
     _era_axis(axes, eras)
+    if not scored:
+        _say(axes, "no era defines a score")
     if mean is not None:
         axes.axhline(mean, color=INK, linewidth=1.4, linestyle=(0, (5, 3)), zorder=3)
         _beside(axes, mean, f"mean\n{mean:.4f}", INK)
@@ -235,13 +240,23 @@ def _title(card: Card, x: float, y: float, text: str, keys: Sequence[tuple[str, 
         x += 30 + card.width_of(name, size=17) + 22
 
 
-def _curves(axes: Axes, made: Trained, key: str, color: str) -> None:
+def _curves(axes: Axes, made: Trained, key: str, color: str) -> bool:
+    """Draw a line a member; whether there was anything to draw."""
+    drawn = False
     several = len(made.histories) > 1
     for history in made.histories:
         x = [entry["step" if made.recipe.training.epochs is None else "epoch"] for entry in history]
         y = [math.nan if entry.get(key) is None else float(entry[key]) for entry in history]
+        drawn |= any(map(math.isfinite, y))
         dot = "o" if len(history) <= FEW_EPOCHS else ""
         axes.plot(x, y, dot, linestyle="-", color=color, linewidth=1.4 if several else 2, markersize=4)
+    return drawn
+
+
+def _say(axes: Axes, text: str) -> None:
+    """Words in place of a curve."""
+    axes.set_yticks([])
+    axes.text(0.5, 0.62, text, transform=axes.transAxes, ha="center", color=MUTED, fontsize=points(17), fontfamily=SANS)
 
 
 def _whole_numbers(axes: Axes) -> None:
@@ -278,7 +293,9 @@ def _draw_sum(axes: Axes, eras: Sequence[EraScore]) -> None:
     axes.plot([e.era for e in eras], sums, color=INK, linewidth=2, solid_joinstyle="round")
     axes.margins(y=0.1)
     _era_axis(axes, eras, ticks=3)
-    if sums:
+    if all(era.spearman is None for era in eras):
+        axes.set_yticks([])
+    else:
         _beside(axes, sums[-1], figure_text(sums[-1]), INK)
 
 

@@ -73,6 +73,8 @@ def make_request(
         raise InputError(
             "no slot to submit for; name one with --model, or in a configuration file, or give --no-submit"
         )
+    if data_from is not None and not data_from.is_dir():
+        raise InputError(f"--data-from must name a folder, however {data_from} is not one")
     if resubmit and not submit:
         raise InputError("--resubmit and --no-submit exclude each other")
     request = Request(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from eraflow.checks import Check, check_bytes, check_deadline, check_slot, requi
 from eraflow.errors import (
     ClosedError,
     CredentialsError,
+    DataError,
     EraflowError,
     RefusedError,
     TransientError,
@@ -91,8 +93,14 @@ class Order:
 def canonical_csv(ids: Sequence[str], prediction_N: np.ndarray) -> bytes:
     """The one CSV text of these predictions: header, live order, shortest exact decimals, line feeds.
 
-    `prediction_N` is float64 [N] inside (0, 1).
+    `prediction_N` is float64 [N] inside (0, 1). Raises `DataError` for an id that a CSV would have to quote.
     """
+    odd = [identity for identity in ids if not re.fullmatch(r"[!#-+\--~]+", identity)]
+    if odd:
+        raise DataError(
+            "every live id must be of printable ASCII characters without spaces, commas and quotes, however"
+            f" {len(odd):,} are not, as {odd[0][:40]!r}; nothing was sent; fetch the live data again"
+        )
     lines = [f"{identity},{float(value)!r}" for identity, value in zip(ids, prediction_N, strict=True)]
     return "\n".join(["id,prediction", *lines, ""]).encode()
 
@@ -117,6 +125,9 @@ def standing(
         )
         if own is None:
             return _foreign(tournament, opened, slot, recipe, entry)
+        if own.submission_id is None and entry.id:  # it took effect, whatever we took it for
+            ledger.mark(own.id, "submitted", submission_id=entry.id)
+            own = ledger.attempt(own.id)
         return _receipt(_read_back(tournament, ledger, own, slot), opened, "already-submitted")
     # Sent and known to us, but not (or no longer) what counts there: a late one that waits for the next round, one
     # that is still being judged, or one that was refused. Never sent again by itself.
@@ -220,7 +231,7 @@ def _resolve(
     while True:
         try:
             found = next((e for e in tournament.listed(slot.model_id) if e.filename == attempt.stored_as), None)
-        except (TransientError, RefusedError) as error:
+        except (TransientError, RefusedError, CredentialsError) as error:
             raise UnknownOutcomeError(
                 f"it is not known whether the submission of slot {slot.name} in round {attempt.round} took effect, and"
                 f" the tournament can't be asked: {error.message}; run this again before the deadline"
@@ -267,9 +278,13 @@ def _verified_how(
     except (CredentialsError, RefusedError, TransientError) as error:
         reason = error.message
     try:
-        if any(entry.id == identity for entry in tournament.selected(slot.model_id, attempt.round)):
+        # A late one waits for the next round: it is listed, but not selected.
+        there = (
+            tournament.listed(slot.model_id) if attempt.late else tournament.selected(slot.model_id, attempt.round)
+        )
+        if any(entry.id == identity for entry in there):
             return "listed", ""
-        return None, f"{reason}; nor is it listed as the selected submission"
+        return None, f"{reason}; nor is it listed as {'a' if attempt.late else 'the selected'} submission"
     except EraflowError as error:
         return None, error.message
 

@@ -118,6 +118,10 @@ class Tournament:
         """The time at the tournament."""
         return self.clock.now_utc()
 
+    def require_keys(self) -> None:
+        """Raises `CredentialsError` if there are no keys; asks nobody."""
+        self._queries.require_keys()
+
     # The round and the slots
 
     def current_round(self) -> Round:
@@ -310,7 +314,11 @@ class Tournament:
                 return once()
             except EraflowError as error:
                 again = isinstance(error, TransientError) or (also and isinstance(error, also))
-                if wait_s is None or not again or (unless and isinstance(error, unless)):
+                # What an inner query has tried long enough is not tried as often again: that would take a
+                # quarter of an hour where the API hangs.
+                given_up = getattr(error, "given_up", False)
+                if wait_s is None or given_up or not again or (unless and isinstance(error, unless)):
+                    error.__dict__["given_up"] = isinstance(error, TransientError)
                     raise
                 asked_s = getattr(error, "retry_after_s", None) or 0.0
                 self._sleep(min(max(wait_s, asked_s), LONGEST_WAIT_S))

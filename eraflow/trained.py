@@ -199,7 +199,8 @@ def load(folder: Path) -> Trained:
         )
     except (OSError, ValueError, KeyError, TypeError, InputError) as error:
         raise StorageError(
-            f"{folder} must hold a whole trained model, however its {RECIPE} or {MODEL} cannot be read ({error}); train again",
+            f"{folder} must hold a whole trained model, however its {RECIPE} or {MODEL} cannot be read ({error});"
+            " train again",
             code="no-model",
         ) from error
 

@@ -228,7 +228,7 @@ def _json(raw: bytes) -> Any:
 def _date(response: requests.Response) -> datetime | None:
     try:
         moment = email.utils.parsedate_to_datetime(response.headers.get("Date", ""))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 

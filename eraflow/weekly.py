@@ -10,7 +10,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -91,7 +91,8 @@ def _play(week: _Week, steps: Steps) -> None:
     for recipe in week.recipes():
         with week.failing(week.slots_of(recipe)):
             prepared = week.timed("dataset", steps.prepare, request, files, recipe)
-            week.models.append(model := week.timed("training", steps.train, request, prepared))
+            model = week.timed("training", steps.train, request, prepared)
+            week.models.append(replace(model, notes=(*model.notes, *week.said_of_sharing(recipe))))
             predicted = week.timed("prediction", steps.predict, request, prepared, model)
             if opened is None or not request.submit:
                 continue
@@ -130,6 +131,15 @@ class _Week:
         """The slots of this recipe that have no receipt yet."""
         return [s for s, name in self.request.config.slots.items() if name == recipe and s not in self.receipts]
 
+    def said_of_sharing(self, recipe: str) -> list[str]:
+        """What to tell the slots that send the same predictions; nothing where one slot has them to itself."""
+        slots = [slot for slot, name in self.request.config.slots.items() if name == recipe]
+        if len(slots) < 2 or not self.request.submit:
+            return []
+        text = f"slots {', '.join(slots)} have the same recipe and send the same predictions"
+        logger.warning(text)
+        return [text]
+
     @contextmanager
     def failing(self, slots: Sequence[str]) -> Iterator[None]:
         """An error inside is that of `slots`, if they have no receipt yet; without slots, that of the round."""
@@ -160,6 +170,8 @@ class _Week:
         for slot in self.slots:
             self.receipts.setdefault(slot, self._without(slot, None))
         result = self._result(None)
+        if not self.models and not any(receipt.submission_id for receipt in result.receipts):
+            return result  # nothing to draw
         try:
             report = self.timed("report", steps.report, self.request, result)
         except Exception as error:
@@ -331,6 +343,9 @@ def submit_slot(request: Request, opened: Round, slot: Slot, predicted: Predicte
     if predicted.round != opened.number:
         raise ClosedError(f"the predictions are for round {predicted.round}, not {opened.number}; run this again")
     tournament, store = Tournament.from_environment(), Store.open(request.home)
+    if request.resubmit:
+        # Otherwise what stands there is asked first, and its answer tells the tournament's time.
+        tournament.latest_round()
     order = Order(
         opened=opened,
         slot=slot,

@@ -158,12 +158,19 @@ def _add_round_flags(parser: argparse.ArgumentParser) -> None:
 def _add_tournament(commands: Any) -> None:
     parser = _command(commands, "tournament", _tournament, "the local tournament alone, for people and tests")
     parser.add_argument(
-        "--port", type=int, default=8008, metavar="P", help="port on 127.0.0.1 (default 8008; 0: any free one)"
+        "--port", type=_port, default=8008, metavar="P", help="port on 127.0.0.1 (default 8008; 0: any free one)"
     )
     parser.add_argument("--home", type=Path, required=True, metavar="DIR", help="where the tournament keeps its state")
     parser.add_argument(
         "--data-from", type=Path, metavar="FOLDER", help="serve these files instead of a synthetic market"
     )
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 <= port <= 65535:
+        raise argparse.ArgumentTypeError(f"must be 0 to 65535, however {port} was given")
+    return port
 
 
 def _add_recipes(commands: Any) -> None:
@@ -175,6 +182,7 @@ def _weekly(options: argparse.Namespace) -> int:
     from eraflow.config import parse_assignments
     from eraflow.request import make_request
     from eraflow.store import default_home
+    from eraflow.tournament import Tournament
 
     request = make_request(
         home=default_home(os.environ),
@@ -186,6 +194,8 @@ def _weekly(options: argparse.Namespace) -> int:
         resubmit=options.resubmit,
         data_from=options.data_from.resolve() if options.data_from else None,
     )
+    if request.submit:
+        Tournament.from_environment().require_keys()
     from flows.weekly import run_weekly
 
     return _show_rounds([run_weekly(request)], options)

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from eraflow.rehearsal.market import Market, MarketConfig
+from eraflow.rehearsal.market_files import ROUND_FILES, TRAIN_FILES, WEEK_FILES, write_file
+from eraflow.rehearsal.server import LocalTournament
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -20,3 +25,21 @@ def shared_real() -> Path:
             pytest.fail(f"{reason}, and on CI nothing may be skipped")
         pytest.skip(reason)
     return folder
+
+
+@pytest.fixture(scope="session")
+def market_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files of one round of a tiny market, in v5.3 layout: 8 features, 20 + 21 eras of about 40 rows."""
+    folder = tmp_path_factory.mktemp("market")
+    market = Market(MarketConfig(features=8, train_eras=20, validation_eras=20, rows_per_era=40))
+    for name in (*TRAIN_FILES, *WEEK_FILES, *ROUND_FILES):
+        write_file(market, name, folder / name, week=1, number=1401)
+    return folder
+
+
+@pytest.fixture
+def local(tmp_path: Path, market_folder: Path) -> Iterator[LocalTournament]:
+    """A local tournament with two free slots and round 1401 open; it serves the files of `market_folder`."""
+    with LocalTournament(tmp_path / "tournament", data_from=market_folder) as tournament:
+        tournament.open_next_round(delay_s=0)
+        yield tournament

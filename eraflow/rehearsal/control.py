@@ -72,9 +72,9 @@ class RemoteControl:
 
     def call(self, call: str, **arguments: Any) -> Any:
         """One call by its name, with plain values in and out."""
+        address = f"{self.url}/control"
         token = json.loads((self.home / "keys.json").read_text(encoding="utf-8"))["control_token"]
         body = json.dumps({"token": token, "call": call, "arguments": arguments}).encode()
-        address = f"{self.url}/control"
         request = urllib.request.Request(address, body, {"Content-Type": "application/json"})  # noqa: S310 -- loopback
         try:
             with urllib.request.urlopen(request, timeout=self._timeout_s) as answer:  # noqa: S310

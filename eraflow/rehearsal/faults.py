@@ -59,7 +59,7 @@ class Fault:
     """How many matching requests it lets pass first."""
     code: int = 503
     body: str = "the local tournament was asked to fail"
-    headers: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    headers: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), hash=False)
     n: int = 100
     """Bytes, bits or bytes a second, as `what` says."""
 

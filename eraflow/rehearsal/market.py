@@ -7,7 +7,7 @@ targets of neighbouring eras share weeks and their scores are autocorrelated by 
 Targets are the ranks of these returns in five bins of 5, 20, 50, 20 and 5 %.
 
 Every era depends on the seed and its own number alone, so a market grows without changing what was. At the default
-size the best reachable mean Spearman of the 60-day target is 0.26 (other seeds: 0.14 to 0.26), about ten times what
+size the best reachable mean Spearman of the 60-day target is 0.26 (other seeds: 0.11 to 0.26), about ten times what
 anyone reaches in the real market: a rehearsal of a minute has to show that something is learned. `strength` moves it.
 
 Shapes: N rows of an era, F features, S signals. Read `MarketConfig`, then `Market.era`. Files: `market_files`.

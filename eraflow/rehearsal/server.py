@@ -28,6 +28,8 @@ from eraflow.store import exclusive
 # A round is opened by moving the clock to this long after its opening [s].
 AFTER_OPENING_S = 1.0
 AFTER_CLOSE_S = 1.0
+# How long a tournament that is just stopping in the same home is waited for.
+WAITS_FOR_HOME_S = 5.0
 
 
 class LocalTournament:
@@ -61,7 +63,7 @@ class LocalTournament:
     def start(self) -> None:
         """Listen on 127.0.0.1, and write address and keys to `environment_file`."""
         with ExitStack() as held:
-            held.enter_context(exclusive(self.home / "tournament.json", timeout_s=5.0))
+            held.enter_context(exclusive(self.home / "tournament.json", timeout_s=WAITS_FOR_HOME_S))
             self._server = held.enter_context(self._listen())
             self._held = held.pop_all()
         self._core.state.port = int(self._server.server_address[1])

@@ -1,0 +1,160 @@
+"""The page can be written for every round, needs no network, and lets no text from outside become HTML."""
+
+from __future__ import annotations
+
+import base64
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from eraflow.checks import Check
+from eraflow.errors import StorageError
+from eraflow.report import page, write_report
+from eraflow.result import RoundResult
+from tests.eraflow.made_up import ERROR, failed, model_of, png_size, round_of, sent, skipped
+
+VOID = {"meta", "img", "br"}
+
+
+class Parsed(HTMLParser):
+    """A page's elements, attributes and text; fails if its elements do not nest."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.texts: list[str] = []
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open[-1:] != ["style"]:
+            self.texts.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.texts).split())
+
+
+def test_report_and_picture_are_written_and_nothing_else(tmp_path: Path) -> None:
+    path = write_report(round_of(sent(), models=(model_of(tmp_path / "model"),)), tmp_path / "model")
+    assert path == tmp_path / "model" / "report.html"
+    assert {file.name for file in path.parent.iterdir()} == {"model.json", "recipe.toml", "report.html", "week.png"}
+    png_size((path.parent / "week.png").read_bytes())
+
+
+def test_page_needs_no_network(tmp_path: Path) -> None:
+    text = page(round_of(sent(), models=(model_of(tmp_path),)))
+    parsed = Parsed(text)
+    sources = [value or "" for name, value in parsed.attributes if name in ("src", "href", "srcset", "action")]
+    assert len(sources) == 2
+    for source in sources:
+        assert source.startswith("data:image/png;base64,")
+        png_size(base64.b64decode(source.split(",")[1]))
+    assert not {"script", "link", "iframe", "object", "base", "form"} & set(parsed.tags)
+    assert "http:" not in text
+    assert "https:" not in text
+    assert not re.search(r"@import|url\(", text)
+    assert "default-src 'none'" in text
+
+
+def test_page_holds_every_section_and_figure(tmp_path: Path) -> None:
+    text = Parsed(page(round_of(sent(), models=(model_of(tmp_path, notes=("a note",)),)))).text
+    for part in (
+        "Round 1432 is safe",
+        "1 of 1 slot verified, 23 h 55 min before the deadline",
+        "Sun 2026-11-22 14:00:00 UTC",
+        "4d56d93d-36a1-557a-9a1a-bd47b506c7b8",
+        "1da7c9b6814f" + "0" * 52,
+        "one for each of the 6,712 live ids",
+        "simple-mlp-024d6879acf5",
+        "mean era Spearman 0.0200",
+        "Sharpe undefined",
+        "a note",
+        "training 812.4",
+        "3,072 MiB",
+    ):
+        assert part in text
+
+
+@pytest.mark.parametrize("mark", ["<script>alert(1)</script>", '"><img src=x onerror=y>', "&lt;b&gt;", "'</style>"])
+def test_slot_name_with_markup_is_escaped(tmp_path: Path, mark: str) -> None:
+    check = Check(name=mark, must=mark, found=mark, passed=False)
+    model = model_of(tmp_path, notes=(mark,))
+    receipts = [sent(mark, recipe=mark, submission_id=mark, sha256=mark, checks=(check,)), failed(mark, mark)]
+    plain, marked = (
+        Parsed(page(round_of(*found, models=(model,), seconds={name: 1.0})))
+        for found, name in (([sent(), failed()], "x"), (receipts, mark))
+    )
+    assert marked.tags == plain.tags
+    assert {name for name, _ in marked.attributes} == {name for name, _ in plain.attributes}
+    assert marked.text.count(" ".join(mark.split())) >= 10
+
+
+def test_an_error_of_the_round_is_escaped_too() -> None:
+    assert "<b>" not in page(round_of(error=ERROR | {"message": "<b>"}))
+
+
+@pytest.mark.parametrize(
+    ("result", "told"),
+    [
+        (round_of(), "No slot was named"),
+        (round_of(error=ERROR), "train.parquet must have a column era, however it has none"),
+        (round_of(sent(), failed()), "tournament-unreachable: the tournament must answer, however it did not"),
+        (round_of(skipped(), round=None, opens_at_utc=None, closes_at_utc=None), "1 slot skipped"),
+        (RoundResult(round=None), "No round of the tournament"),
+        (round_of(peak_anonymous_bytes=None, seconds={}), "not told by this system"),
+    ],
+    ids=["no receipts", "stopped", "failed slot", "local", "nothing", "no figures"],
+)
+def test_every_round_has_a_page(tmp_path: Path, result: RoundResult, told: str) -> None:
+    assert told in Parsed(write_report(result, tmp_path).read_text()).text
+
+
+def test_a_model_without_any_figure_has_its_section(tmp_path: Path) -> None:
+    text = Parsed(page(round_of(models=(model_of(tmp_path, [None, None]),)))).text
+    assert "eras scored 0 eras undefined 2 mean era Spearman undefined" in text
+
+
+def test_a_picture_that_cannot_be_drawn_is_said_and_the_rest_stands(tmp_path: Path) -> None:
+    model = model_of(tmp_path)
+    (tmp_path / "model.json").write_text("{")
+    text = Parsed(write_report(round_of(sent(), models=(model,)), tmp_path).read_text()).text
+    assert "Training curve of simple-mlp cannot be drawn (no-model)" in text
+    assert "Round 1432 is safe" in text
+
+
+def test_late_is_said_of_a_late_receipt() -> None:
+    assert "1 h late" in Parsed(page(round_of(sent(left_s=-3600.0, status="late")))).text
+
+
+def test_a_foreign_submission_is_not_called_ours() -> None:
+    foreign = sent(verified="listed", origin="foreign", sha256=None, sent_at_utc=None, left_s=None, checks=())
+    text = Parsed(page(round_of(foreign))).text
+    assert "listed, not ours" in text
+    assert "sha256 unknown" in text
+    assert "Checks before sending" not in text
+
+
+def test_the_same_round_gives_the_same_page_and_no_path_is_on_it(tmp_path: Path) -> None:
+    result = round_of(sent(), models=(model_of(tmp_path),), report=tmp_path / "report.html")
+    assert page(result) == page(result)
+    assert str(tmp_path) not in page(result)
+
+
+def test_a_folder_that_is_not_there_is_a_storage_error(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="cannot be written"):
+        write_report(round_of(), tmp_path / "gone")
