@@ -148,7 +148,7 @@ class Market:
         names = self.features
         return {
             "small": [name for i, name in enumerate(names) if i % 4 == 0],
-            "medium": [name for i, name in enumerate(names) if i % 2 == 1 or i % 8 == 0],
+            "medium": [name for i, name in enumerate(names) if _is_medium(i)],
             "all": list(names),
             "fncv3_features": [name for i, name in enumerate(names) if i % 4 != 3],
         }
@@ -206,10 +206,12 @@ class Market:
         n_features = self.config.features
         draw = np.random.default_rng([self.config.seed, _RULES])
         groups_F = np.arange(n_features) % max(4, min(64, n_features // 5))
-        chosen = draw.permutation(n_features)
-        linear = np.sort(chosen[: min(12, n_features)])
+        # As in the real data most of the signal lies in the medium set: nine of twelve single features, all products.
+        medium = draw.permutation([i for i in range(n_features) if _is_medium(i)])
+        other = draw.permutation([i for i in range(n_features) if not _is_medium(i)])
+        linear = np.sort(np.concatenate([medium[:9], other[:3]]))
         # Pairs of different groups, so that a product is not nearly a square.
-        pairs = [(a, b) for a, b in zip(chosen, np.roll(chosen, 1), strict=True) if groups_F[a] != groups_F[b]]
+        pairs = [(a, b) for a, b in zip(medium, np.roll(medium, 1), strict=True) if groups_F[a] != groups_F[b]]
         products = np.array(pairs[:4], dtype=np.int64).reshape(-1, 2)
         n_signals = len(linear) + len(products)
         payment_S = draw.choice([-1.0, 1.0], n_signals) * draw.uniform(0.6, 1.4, n_signals)
@@ -291,6 +293,10 @@ class Market:
         known_N = expected_N / max(float(expected_N.std()), 1e-12)
         mixed_N = skill * known_N + (1 - skill**2) ** 0.5 * draw.standard_normal(len(known_N))
         return (np.argsort(np.argsort(mixed_N)) + 0.5) / len(mixed_N)
+
+
+def _is_medium(feature: int) -> bool:
+    return feature % 2 == 1 or feature % 8 == 0
 
 
 def era_kind(era: int, config: MarketConfig, week: int) -> Literal["train", "validation", "test"]:

@@ -246,10 +246,10 @@ def test_a_lock_keeps_other_processes_out_until_it_is_released(tmp_path: Path) -
             pytest.fail("two processes are inside")
         with exclusive(tmp_path / "live.parquet", timeout_s=0):
             pass  # another file is free
-        threading.Timer(0.1, holder.communicate, ["go\n"]).start()
+        assert holder.stdin is not None
+        threading.Timer(0.1, holder.stdin.close).start()
         with exclusive(path, timeout_s=10):
             pass
-        holder.wait()
 
 
 def test_the_lock_of_a_killed_process_is_free_at_once(tmp_path: Path) -> None:
