@@ -98,7 +98,8 @@ def era_pearson() -> Recipe:
     """For real rounds: 1024-512-256, minus the mean per-era Pearson, whole eras a step, ranks of three seeds."""
     return Recipe(
         name="era-pearson",
-        data=DataConfig(era_stride=4),
+        # What is paid on: since round 1343 three parts CORR60 and fifteen MMC60. Named, because `target` has changed.
+        data=DataConfig(target="target_ender_60", era_stride=4),
         model=ModelConfig(hidden=(1024, 512, 256), activation="silu", dropout=0.2, input="centred"),
         training=TrainingConfig(
             loss="era_pearson",

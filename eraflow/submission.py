@@ -279,9 +279,7 @@ def _verified_how(
         reason = error.message
     try:
         # A late one waits for the next round: it is listed, but not selected.
-        there = (
-            tournament.listed(slot.model_id) if attempt.late else tournament.selected(slot.model_id, attempt.round)
-        )
+        there = tournament.listed(slot.model_id) if attempt.late else tournament.selected(slot.model_id, attempt.round)
         if any(entry.id == identity for entry in there):
             return "listed", ""
         return None, f"{reason}; nor is it listed as {'a' if attempt.late else 'the selected'} submission"

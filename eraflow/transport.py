@@ -30,6 +30,7 @@ ANSWER_LIMIT_S = 30.0  # one last read may follow, so an answer that trickles is
 ANSWER_LIMIT_BYTES = 32 << 20
 # Below this speed over a minute a download counts as stalled, although single bytes still arrive.
 STALLED_BYTES_PER_S = 1024
+STALLED_AFTER_S = 60.0
 CHUNK_BYTES = 1 << 20
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
@@ -207,7 +208,7 @@ def _chunks(response: requests.Response, what: str) -> Iterator[bytes]:
             window_bytes += len(chunk)
             yield chunk
             elapsed_s = time.monotonic() - window_started
-            if elapsed_s > 60:
+            if elapsed_s > STALLED_AFTER_S:
                 if window_bytes < STALLED_BYTES_PER_S * elapsed_s:
                     raise TransientError(f"{what} arrives at under {STALLED_BYTES_PER_S} bytes/s; it was given up")
                 window_started, window_bytes = time.monotonic(), 0

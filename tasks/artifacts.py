@@ -67,8 +67,12 @@ def validation(model: ModelReport) -> None:
     """Key `validation`: how good the model is, era by era."""
     with harmless("validation"):
         found = model.validation
-        table = "| figure | value |\n|---|---|\n" + "".join(f"| {name} | {_text(value)} |\n" for name, value in found.items())
-        _markdown("validation", f"### {model.recipe}: validation\n\n{_picture(report.validation_png(model))}\n\n{table}")
+        table = "| figure | value |\n|---|---|\n" + "".join(
+            f"| {name} | {_text(value)} |\n" for name, value in found.items()
+        )
+        _markdown(
+            "validation", f"### {model.recipe}: validation\n\n{_picture(report.validation_png(model))}\n\n{table}"
+        )
 
 
 def checks(receipt: Receipt) -> None:

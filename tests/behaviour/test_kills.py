@@ -15,7 +15,7 @@ from eraflow.ledger import Ledger
 from eraflow.rehearsal import Fault, LocalTournament
 from eraflow.store import ABANDONED_S
 from eraflow.training import CHECKPOINT
-from tests.behaviour.week import SLOTS, Hold, Week, half_written, tree, wait_until
+from tests.behaviour.week import SLOTS, Hold, Week, half_written, tree, wait_until, without_report
 
 ONE_EACH = dict.fromkeys(SLOTS, 1)
 
@@ -71,7 +71,10 @@ PLACES = (
 def unharmed(tmp_path_factory: pytest.TempPathFactory, market_folder: Path) -> tuple[set[str], str | None]:
     """Files and sha256 of a run that nobody killed."""
     folder = tmp_path_factory.mktemp("unharmed")
-    with LocalTournament(folder / "tournament", data_from=market_folder) as local, pytest.MonkeyPatch.context() as patch:
+    with (
+        LocalTournament(folder / "tournament", data_from=market_folder) as local,
+        pytest.MonkeyPatch.context() as patch,
+    ):
         local.open_next_round(delay_s=0)
         week = Week(local, folder / "home")
         for name, value in week.environment.items():
@@ -94,7 +97,7 @@ def test_a_run_killed_anywhere_and_started_again_submits_once_a_slot(
 
 @pytest.mark.parametrize(
     ("stage", "call", "text"),
-    [("decode", 2, ""), ("holdout", 2, "training loss"), ("holdout", 6, "training loss"), ("validate", 1, "")],
+    [("decode", 2, ""), ("train ", 2, "training loss"), ("holdout", 6, "training loss"), ("validate", 1, "")],
     ids=["decoding", "after the second epoch", "after the last epoch", "validating"],
 )
 def test_a_run_killed_at_work_and_started_again_submits_once_a_slot(
@@ -107,16 +110,14 @@ def test_a_run_killed_at_work_and_started_again_submits_once_a_slot(
 
 
 def test_training_goes_on_from_the_last_epoch_before_the_kill(week: Week, tmp_path: Path) -> None:
-    hold = Hold("hold-out", tmp_path / "marker", 2, "training loss")
+    hold = Hold("train ", tmp_path / "marker", 2, "training loss")
     week.kill_when(hold.marker.exists, hold=hold)
     (checkpoint,) = (week.home / "models").rglob(CHECKPOINT)
     epochs: list[str] = []
 
     def watched(stage: str, done: float, total: float, text: str = "") -> None:
-        if stage.startswith("holdout") and text.startswith("training loss"):
+        if stage.startswith("train ") and text.startswith("training loss"):
             epochs.append(text)
-
-    from tests.behaviour.week import without_report
 
     assert week.play(steps=without_report(watched)).exit_code == 0
     assert len(epochs) == 4
@@ -161,9 +162,6 @@ def test_what_a_killed_run_left_half_written_is_never_read_and_swept_after_a_day
 
 
 def test_of_two_runs_at_once_the_second_waits_and_finds_it_submitted(week: Week) -> None:
-    # Both have looked and found nothing before the first of them may send.
-    gate = Fault(where="put", what="slow", n=1)
-    week.local.faults.add(gate)
     both = [week.start(), week.start()]
     wait_until(lambda: not any(child.is_alive() for child in both))
     assert [child.exitcode for child in both] == [0, 0]

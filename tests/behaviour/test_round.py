@@ -74,9 +74,7 @@ def test_a_recipe_that_cannot_be_trained_costs_only_its_own_slot(week: Week, tmp
     assert list(week.accepted()) == ["rehearsal_two"]
 
 
-def test_without_submitting_nothing_is_sent_and_no_keys_are_needed(
-    week: Week, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_submitting_nothing_is_sent_and_no_keys_are_needed(week: Week, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NUMERAI_PUBLIC_ID")
     monkeypatch.delenv("NUMERAI_SECRET_KEY")
     result = week.play(week.request(submit=False))

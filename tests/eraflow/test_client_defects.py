@@ -231,7 +231,12 @@ def test_7_predictions_are_never_sent_without_their_ids(
     ids=["404", "bad JSON", "reset", "no rounds"],
 )
 def test_8_a_failure_is_told_as_what_it_is(
-    fault: Fault, theirs: type[Exception], ours: type[Exception], upstream: Any, local: LocalTournament, door: Tournament
+    fault: Fault,
+    theirs: type[Exception],
+    ours: type[Exception],
+    upstream: Any,
+    local: LocalTournament,
+    door: Tournament,
 ) -> None:
     local.faults.add(fault)
     with pytest.raises(theirs):

@@ -327,7 +327,9 @@ def test_a_download_is_what_is_served(
 
 def test_progress_ends_at_the_whole_length(local: LocalTournament, door: Tournament, tmp_path: Path) -> None:
     told: list[tuple[float, float]] = []
-    got = door.download(LIVE, tmp_path / "live", progress=lambda _stage, done, total, _text="": told.append((done, total)))
+    got = door.download(
+        LIVE, tmp_path / "live", progress=lambda _stage, done, total, _text="": told.append((done, total))
+    )
     assert told[-1] == (got.freshness.size_bytes, got.freshness.size_bytes)
 
 
@@ -408,7 +410,9 @@ def test_a_stalled_download_is_given_up(
         door.download(LIVE, tmp_path / "live.parquet")
 
 
-def test_a_probe_tells_size_and_tag_with_one_byte(local: LocalTournament, door: Tournament, market_folder: Path) -> None:
+def test_a_probe_tells_size_and_tag_with_one_byte(
+    local: LocalTournament, door: Tournament, market_folder: Path
+) -> None:
     fresh = door.probe("v5.3/train.parquet", 1401)
     assert fresh is not None
     assert fresh.size_bytes == (market_folder / "train.parquet").stat().st_size
@@ -433,7 +437,9 @@ def test_http_addresses_from_an_https_tournament_are_refused(monkeypatch: pytest
 # Predictions out
 
 
-def test_each_try_of_an_upload_has_a_fresh_address_and_is_allowed_anew(local: LocalTournament, door: Tournament) -> None:
+def test_each_try_of_an_upload_has_a_fresh_address_and_is_allowed_anew(
+    local: LocalTournament, door: Tournament
+) -> None:
     allowed: list[int] = []
     local.faults.add(Fault(where="put", what="status", code=403), Fault(where="put", what="reset-before"))
     model_id = door.slots()["rehearsal_one"].model_id
@@ -484,7 +490,8 @@ def test_a_lost_answer_to_create_is_an_unknown_outcome_and_sent_once(
 
 
 @pytest.mark.parametrize(
-    "body", ['{"data": {"create_submission": null}}', '{"data": {"create_submission": {"id": null}}}', '{"data": {}}', "[]"]
+    "body",
+    ['{"data": {"create_submission": null}}', '{"data": {"create_submission": {"id": null}}}', '{"data": {}}', "[]"],
 )
 def test_an_answer_to_create_without_an_id_is_an_unknown_outcome(
     body: str, local: LocalTournament, door: Tournament
@@ -568,7 +575,10 @@ def _mishaps(local: LocalTournament, door: Tournament, folder: Path) -> list[tup
         kind: What = what  # type: ignore[assignment]
         found += [
             (Fault(where="get:*", what=kind, code=code, times=None), lambda: door.download(LIVE, folder / "live")),
-            (Fault(where="put", what=kind, code=code, times=None), lambda: door.upload("a.csv", CSV, model_id, nothing)),
+            (
+                Fault(where="put", what=kind, code=code, times=None),
+                lambda: door.upload("a.csv", CSV, model_id, nothing),
+            ),
             (Fault(where="get:submission", what=kind, code=code, times=None), lambda: door.submitted_bytes(identity)),
             (Fault(where="any query", what=kind, code=code, times=None), door.slots),
             (Fault(where="query:create_submission", what=kind, code=code), lambda: door.create("a.csv", model_id)),

@@ -70,7 +70,7 @@ def market(tmp_path_factory: pytest.TempPathFactory) -> Market:
 
 
 def recipe(name: str = "simple-mlp", **assignments: str) -> Recipe:
-    given = {"model.hidden": "[16]", "training.device": "cpu"}
+    given = {"model.hidden": "[16]", "training.device": "cpu", "data.target": "target"}
     given |= {"training.steps": "20"} if name == "era-pearson" else {"training.batch_size": "64"}
     return override(get(name), given | {key.replace("__", "."): value for key, value in assignments.items()})
 

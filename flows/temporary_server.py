@@ -1,0 +1,81 @@
+"""A Prefect server for one run of this program, when none is configured or the configured one does not answer.
+
+Prefect has its own, but it starts only after the client has imported the whole server too (1.7 s more before the
+first task) and stays behind when its parent is killed. This one starts while the client imports, and ends with its
+parent however that ends: its standard input is a pipe whose other end only the parent holds.
+
+Read `temporary_server`, which the parent calls, then `main`, which is the child.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# Longer than any request takes; then the process ends whatever it does.
+GRACE_S = 5.0
+
+
+@contextmanager
+def temporary_server() -> Iterator[str]:
+    """Start a server on a free port of 127.0.0.1 and yield its API address at once; on exit it has ended.
+
+    Requests made before it is ready (2 s after the start, 8 s with a fresh database) wait until it is. Raises
+    `RuntimeError` if it does not start.
+    """
+    child = subprocess.Popen(  # noqa: S603  # this very file
+        # -P: the folder of this file must not stand first on the child's path.
+        [sys.executable, "-P", __file__],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"},
+        start_new_session=True,  # Ctrl-C is for the run, which still has to tell the server how it ended
+    )
+    assert child.stdin is not None and child.stdout is not None  # noqa: S101  # for mypy: both are pipes
+    try:
+        port = child.stdout.readline().decode().strip()
+        if not port:
+            raise RuntimeError(f"the temporary Prefect server ended with exit code {child.wait()}")
+        yield f"http://127.0.0.1:{port}/api"
+    finally:
+        child.stdin.close()
+        child.stdout.close()
+        try:
+            child.wait(timeout=2 * GRACE_S)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+
+
+def main() -> None:
+    """Tell the port on standard output, then serve until standard input ends."""
+    # Connections are taken from here on and answered when the imports, nine tenths of the start, are done.
+    listening = socket.create_server(("127.0.0.1", 0), backlog=128)
+    sys.stdout.write(f"{listening.getsockname()[1]}\n")
+    sys.stdout.flush()
+
+    import uvicorn
+    from prefect.server.api.server import create_app
+
+    # Ephemeral: no dashboard, no scheduler, only the services that record what runs and tasks report.
+    app = create_app(ephemeral=True)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="on"))
+    threading.Thread(target=_end_with_parent, args=(server,), daemon=True).start()
+    server.run(sockets=[listening])
+
+
+def _end_with_parent(server: object) -> None:
+    sys.stdin.buffer.read()
+    server.should_exit = True  # type: ignore[attr-defined]  # uvicorn is imported late
+    time.sleep(GRACE_S)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()
