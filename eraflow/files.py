@@ -73,10 +73,10 @@ def fetch_files(
     """
     data, here = store.data_folder(version), store.round_folder(opened.number)
 
-    def fetched(folder: Path, name: str, check: Callable[[Path], int | None], always: bool = False) -> File:
-        return _fetch(tournament, f"{version}/{name}", folder / name, opened, check, always=always, progress=progress)
+    def fetched(folder: Path, name: str, check: Callable[[Path], int | None]) -> File:
+        return _fetch(tournament, f"{version}/{name}", folder / name, opened, check, always=False, progress=progress)
 
-    live = fetched(here, "live.parquet", verify_parquet, always=True)
+    live = fetch_live(tournament, store, opened, version, progress)
     found = Files(
         round=opened.number,
         features=fetched(data, "features.json", check_features),
@@ -88,6 +88,12 @@ def fetch_files(
     )
     _drop_decoded(found.decoded, keep={found.train.sha256, found.validation.sha256})
     return found
+
+
+def fetch_live(tournament: Tournament, store: Store, opened: Round, version: str, progress: Progress = silent) -> File:
+    """Bring the live file of the round `opened`, always anew. Raises as `fetch_files` does."""
+    path = store.round_folder(opened.number) / "live.parquet"
+    return _fetch(tournament, f"{version}/{path.name}", path, opened, verify_parquet, always=True, progress=progress)
 
 
 def adopt_files(folder: Path, store: Store, round_number: int | None) -> Files:

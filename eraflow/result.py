@@ -29,6 +29,8 @@ class ModelReport:
     validation: Mapping[str, Any]
     untrained_spearman: float | None
     """Mean era Spearman of the same network before training."""
+    best_reachable_spearman: float | None = None
+    """What nobody can beat on this hold-out; known for a synthetic market only."""
     notes: tuple[str, ...] = ()
 
 
@@ -80,7 +82,18 @@ def json_object(result: RoundResult) -> dict[str, Any]:
 
 
 def _model(model: ModelReport) -> dict[str, Any]:
-    keys = ("recipe", "device", "rows", "features", "target", "epochs", "refit", "model_id", "untrained_spearman")
+    keys = (
+        "recipe",
+        "device",
+        "rows",
+        "features",
+        "target",
+        "epochs",
+        "refit",
+        "model_id",
+        "untrained_spearman",
+        "best_reachable_spearman",
+    )
     return {
         **{key: getattr(model, key) for key in keys},
         "validation": dict(model.validation),
@@ -114,6 +127,8 @@ def summary_text(result: RoundResult) -> str:
             f"    mean era Spearman {_figure(found['spearman_mean'])} (untrained {_figure(model.untrained_spearman)}),"
             f" Sharpe {_figure(found['sharpe'])}, {found['eras']} eras scored, {found['undefined']} undefined"
         )
+        if model.best_reachable_spearman is not None:
+            lines.append(f"    best reachable in this market {_figure(model.best_reachable_spearman)}")
         lines += [f"    note: {note}" for note in model.notes]
     lines += [f"  {_receipt_text(receipt)}" for receipt in result.receipts]
     if result.report:

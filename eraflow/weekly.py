@@ -18,9 +18,9 @@ from typing import ParamSpec, TypeVar
 from eraflow import recipes, trained
 from eraflow.columns import Kind
 from eraflow.dataset import StoredDataset, decode, open_stored
-from eraflow.errors import ClosedError, EraflowError, InputError
+from eraflow.errors import ClosedError, DataError, EraflowError, InputError
 from eraflow.feature_sets import read_features_json
-from eraflow.files import File, Files, adopt_files, fetch_files
+from eraflow.files import File, Files, adopt_files, fetch_files, fetch_live
 from eraflow.ledger import Ledger
 from eraflow.measure import Meter
 from eraflow.parquet import ParquetSource
@@ -263,10 +263,30 @@ def gather_files(request: Request, opened: Round | None, progress: Progress = si
     """The round's files, verified."""
     store = Store.open(request.home)
     store.sweep()
+    version = request.config.data_version
     if request.data_from is not None:
-        return adopt_files(request.data_from, store, opened.number if opened else None)
+        found = adopt_files(request.data_from, store, opened.number if opened else None)
+        if opened and request.submit:
+            _require_same_ids(found.live, fetch_live(Tournament.from_environment(), store, opened, version, progress))
+        return found
     tournament = Tournament.from_environment()
-    return fetch_files(tournament, store, opened or tournament.current_round(), request.config.data_version, progress)
+    return fetch_files(tournament, store, opened or tournament.current_round(), version, progress)
+
+
+def _require_same_ids(live: File, current: File) -> None:
+    """Nothing in a folder tells of which round its live file is, and ids of another round would be sent in vain."""
+    if live.sha256 == current.sha256:
+        return
+    with ParquetSource(live.path) as given, ParquetSource(current.path) as wanted:
+        if "id" not in given.names:
+            return  # refused with its own text when it is decoded
+        known = set(wanted.column("id").to_pylist())
+        other = [identity for identity in given.column("id").to_pylist() if identity not in known]
+    if other:
+        raise DataError(
+            f"{live.path} must have the ids of the round that is open, however {len(other):,} of its ids are of another"
+            f" round, as {other[0]}; nothing was sent; put this round's live file there, or leave out --data-from"
+        )
 
 
 def prepare(request: Request, files: Files, name: str, progress: Progress = silent) -> Prepared:

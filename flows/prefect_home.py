@@ -1,30 +1,36 @@
-"""Prefect's surroundings, set before it is imported: its state below ERAFLOW_HOME, quiet, offline, and which server.
+"""Prefect's surroundings: its state below ERAFLOW_HOME, quiet, offline, and which server a run talks to.
 
 Importing this imports no Prefect; `prepare` must run before anything does.
 """
 
 from __future__ import annotations
 
-import http.client
 import logging
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from flows.temporary_server import temporary_server
+from tasks.health import answers
 
 logger = logging.getLogger("eraflow")
 
-HEALTH_TIMEOUT_S = 1.0
+# A temporary server has answered after 2 s, after 8 s with a fresh database; a loaded machine takes longer [s].
+START_PATIENCE_S = 60.0
+# By default one request to a server that has gone takes 75 s, one that is never answered 6 minutes.
+REQUEST_TIMEOUT_S = 10.0
+REQUEST_RETRIES = 1
+DRAIN_S = 5.0
 
 
 def prepare(environ: MutableMapping[str, str], home: Path) -> None:
     """Set what Prefect reads at import; what the user has set already stays."""
     folder = home / "prefect"
     folder.mkdir(parents=True, exist_ok=True)
-    # A failed run's exception is pickled here, and the database holds every parameter: owner only.
+    # The database holds every parameter and Prefect makes it readable for all: owner only.
     folder.chmod(0o700)
-    for name, value in {
+    values = {
         "PREFECT_HOME": str(folder),
         "PREFECT_LOGGING_LEVEL": "ERROR",
         "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
@@ -33,34 +39,57 @@ def prepare(environ: MutableMapping[str, str], home: Path) -> None:
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false",
         "DO_NOT_TRACK": "1",
-    }.items():
+    }
+    if logger.level:
+        # Prefect sets up logging when it is imported, and would undo what --debug asked for.
+        values["PREFECT_LOGGING_LOGGERS_ERAFLOW_LEVEL"] = logging.getLevelName(logger.level)
+    for name, value in values.items():
         environ.setdefault(name, value)
 
 
 @contextmanager
-def reachable_server() -> Iterator[None]:
-    """Run inside with the configured server if it answers, else with a temporary one of this process.
+def chosen_server() -> Iterator[str]:
+    """Run inside with the configured server if it answers, else with a temporary one; yields its API address.
 
-    A server that is dead or hangs is noticed within about a second.
+    A configured server that is dead or hangs is noticed within about a second, and said. A temporary one may not be
+    ready yet: see `wait_until_ready`.
     """
-    from prefect.settings import PREFECT_API_URL, PREFECT_SERVER_ALLOW_EPHEMERAL_MODE, temporary_settings
+    from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY
 
-    url = PREFECT_API_URL.value()
-    if url and answers(url):
-        yield
+    configured = PREFECT_API_URL.value()
+    if configured and answers(configured):
+        with _settings({}):
+            yield configured
         return
-    if url:
-        logger.warning("the Prefect server at %s does not answer; this run goes on with a temporary one", url)
-    with temporary_settings({PREFECT_API_URL: None, PREFECT_SERVER_ALLOW_EPHEMERAL_MODE: True}):
+    if configured:
+        logger.warning("the Prefect server at %s does not answer; this run goes on with a temporary one", configured)
+    with temporary_server() as url:
+        # Nobody watches a temporary server for missing heartbeats, and ending them takes a second.
+        with _settings({PREFECT_API_URL: url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+            yield url
+            _send_what_is_left()
+
+
+def wait_until_ready(api_url: str) -> None:
+    """Wait for a server that is starting. Raises `RuntimeError` if it does not come up."""
+    if not answers(api_url, START_PATIENCE_S):
+        raise RuntimeError(f"the Prefect server at {api_url} did not start")
+
+
+@contextmanager
+def _settings(values: dict[Any, Any]) -> Iterator[None]:
+    """Prefect settings for this run: an unreachable server may cost seconds, not the round."""
+    from prefect.settings import PREFECT_API_REQUEST_TIMEOUT, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+    patience = {PREFECT_API_REQUEST_TIMEOUT: REQUEST_TIMEOUT_S, PREFECT_CLIENT_MAX_RETRIES: REQUEST_RETRIES}
+    with temporary_settings({**patience, **values}):
         yield
 
 
-def answers(api_url: str) -> bool:
-    """Whether a Prefect server is healthy at `api_url` (as `http://127.0.0.1:4200/api`)."""
-    if not api_url.startswith(("http://", "https://")):
-        return False
-    try:
-        with urllib.request.urlopen(f"{api_url.rstrip('/')}/health", timeout=HEALTH_TIMEOUT_S) as response:  # noqa: S310
-            return bool(response.status == 200)
-    except (OSError, urllib.error.URLError, http.client.HTTPException, ValueError):
-        return False
+def _send_what_is_left() -> None:
+    """Events and logs travel in threads; what they hold when the server ends would be lost."""
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    for worker in (EventsWorker, APILogWorker):
+        worker.drain_all(timeout=DRAIN_S)

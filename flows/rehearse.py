@@ -10,6 +10,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from eraflow.errors import InputError
@@ -51,8 +52,14 @@ def rehearse(
             if fault_seed is not None:
                 tournament.faults.clear()
                 tournament.faults.add(*random_faults(fault_seed + week))
-            results.append(run_weekly(request))
+            results.append(_compared(run_weekly(request), tournament))
     return results
+
+
+def _compared(result: RoundResult, tournament: LocalTournament) -> RoundResult:
+    """The result with what nobody can beat in the synthetic market beside each model's score."""
+    models = (replace(m, best_reachable_spearman=tournament.best_reachable(m.target)) for m in result.models)
+    return replace(result, models=tuple(models))
 
 
 def local_tournament(

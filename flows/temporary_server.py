@@ -10,6 +10,7 @@ Read `temporary_server`, which the parent calls, then `main`, which is the child
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -55,6 +56,7 @@ def temporary_server() -> Iterator[str]:
 
 def main() -> None:
     """Tell the port on standard output, then serve until standard input ends."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     # Connections are taken from here on and answered when the imports, nine tenths of the start, are done.
     listening = socket.create_server(("127.0.0.1", 0), backlog=128)
     sys.stdout.write(f"{listening.getsockname()[1]}\n")
@@ -64,15 +66,14 @@ def main() -> None:
     from prefect.server.api.server import create_app
 
     # Ephemeral: no dashboard, no scheduler, only the services that record what runs and tasks report.
-    app = create_app(ephemeral=True)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="on"))
-    threading.Thread(target=_end_with_parent, args=(server,), daemon=True).start()
-    server.run(sockets=[listening])
+    config = uvicorn.Config(create_app(ephemeral=True), log_level="error", lifespan="on")
+    uvicorn.Server(config).run(sockets=[listening])
 
 
-def _end_with_parent(server: object) -> None:
+def _end_with_parent() -> None:
     sys.stdin.buffer.read()
-    server.should_exit = True  # type: ignore[attr-defined]  # uvicorn is imported late
+    # Until uvicorn runs this ends the process, then it stops the server in an orderly way.
+    os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(GRACE_S)
     os._exit(1)
 

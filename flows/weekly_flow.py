@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
+
 from prefect import State, flow
 from prefect.states import Completed, Failed
 
-from eraflow.request import Request
-from eraflow.result import RoundResult, headline
+from eraflow.request import Request, recipe_names
+from eraflow.result import RoundResult
+from eraflow.verdict import verdict
 from eraflow.weekly import Steps, play
 from tasks import artifacts, dataset, files, predictions, report, submission, tournament, training
+from tasks.run import describe_run
 
 TASKS = Steps(
     find_slots=tournament.find_slots,
@@ -21,12 +25,27 @@ TASKS = Steps(
     submit_slot=submission.submit_slot,
     report=report.report,
 )
+# Where a caller finds the result even if Prefect fails after the round is over.
+RESULTS: ContextVar[list[RoundResult] | None] = ContextVar("RESULTS", default=None)
 
 
-@flow(name="weekly", persist_result=False, validate_parameters=True)
+@flow(name="weekly", flow_run_name="weekly", persist_result=False)
 def weekly(request: Request) -> State[RoundResult]:
     """The open round from nothing to verified receipts. Completed only if every slot is safe."""
+    describe_run(tags=recipe_names(request))
     result = play(request, TASKS)
+    results = RESULTS.get()
+    if results is not None:
+        results.append(result)
+    artifacts.checks(result)
     artifacts.receipts(result)
     ended = Failed if result.exit_code else Completed
-    return ended(message=headline(result), data=result)
+    return ended(message=_message(result), data=result)
+
+
+def _message(result: RoundResult) -> str:
+    """The verdict, and for what is not safe the reasons, each once."""
+    reasons = [f"{receipt.slot}: {receipt.error_message}" for receipt in result.receipts if receipt.exit_code]
+    if result.error:
+        reasons = [str(result.error["message"])]
+    return "; ".join([verdict(result).sentence, *reasons])

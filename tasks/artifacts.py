@@ -1,49 +1,65 @@
-"""What the dashboard shows of a round: one artifact for each question a user has, with a stable key.
+"""What the dashboard shows of a round: one artifact for each question a user has, with a key that stays.
 
-A failed artifact is logged and costs nothing else.
+    round                   which round, and until when
+    data                    what the data look like, and what is new
+    training-<recipe>       the training curve
+    validation-<recipe>     how good the model is, era by era
+    checks                  what the predictions were judged by
+    receipts                is this week safe?
+
+Whatever fails here is logged and costs nothing else. Pictures go into Markdown, which is the one kind that shows
+them, and stay below 300 kB, because a list of artifacts carries all of their data.
 """
 
 from __future__ import annotations
 
 import base64
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.settings import PREFECT_API_URL
 
-from eraflow import report
 from eraflow.files import Files
-from eraflow.result import ModelReport, RoundResult, headline
+from eraflow.report import FIGURES, training_png, validation_png
+from eraflow.result import ModelReport, RoundResult
 from eraflow.rounds import Round
-from eraflow.submission import Receipt
+from eraflow.verdict import verdict
+from tasks.health import answers
 
 logger = logging.getLogger("eraflow")
 
+T = TypeVar("T")
+MAX_PICTURE_BYTES = 300_000
 
-@contextmanager
-def harmless(what: str) -> Iterator[None]:
-    """Whatever goes wrong inside is logged only: a record may never cost a submission."""
+
+def show(what: str, call: Callable[[], T]) -> T | None:
+    """Let `call` tell the dashboard something; None if it could not, for a record may never cost a submission."""
     try:
-        yield
+        # A server that has gone would hold up a call for many seconds.
+        if not answers(PREFECT_API_URL.value() or ""):
+            raise ConnectionError("its server does not answer")
+        return call()
     except Exception as error:
-        logger.warning("the dashboard could not be given the %s (%s)", what, type(error).__name__)
+        logger.warning("the dashboard could not be given the %s (%s: %s)", what, type(error).__name__, error)
+        return None
 
 
 def round_and_deadline(opened: Round) -> None:
     """Key `round`: which round, and until when."""
-    rows = {
+    row = {
         "round": opened.number,
         "opened (UTC)": f"{opened.opens_at_utc:%a %Y-%m-%d %H:%M}",
         "on-time deadline (UTC)": f"{opened.closes_at_utc:%a %Y-%m-%d %H:%M}",
         "deadline, this machine's zone": f"{opened.closes_at_utc.astimezone():%a %Y-%m-%d %H:%M %Z}",
     }
-    _table("round", [rows], f"Round {opened.number}")
+    _table("round", [row], f"Round {opened.number}")
 
 
 def data(files: Files) -> None:
-    """Key `data`: what the data look like and what is new."""
+    """Key `data`: what the data look like, and what is new."""
     rows = [
         {
             "file": file.name,
@@ -54,32 +70,40 @@ def data(files: Files) -> None:
         }
         for file in (files.train, files.validation, files.live, files.features)
     ]
-    _table("data", rows, "The round's files")
+    _table("data", rows, f"The files of round {files.round}" if files.round is not None else "Local files")
 
 
 def training(model: ModelReport) -> None:
-    """Key `training`: the training curve."""
-    with harmless("training curve"):
-        _markdown("training", f"### {model.recipe}: training\n\n{_picture(report.training_png(model))}")
+    """Key `training-<recipe>`: the training curve."""
+    text = f"{model.rows:,} rows, {model.features:,} features, target {model.target}, on {model.device}"
+    _markdown("training", model, lambda: f"{text}\n\n{_picture(training_png(model))}")
 
 
 def validation(model: ModelReport) -> None:
-    """Key `validation`: how good the model is, era by era."""
-    with harmless("validation"):
-        found = model.validation
-        table = "| figure | value |\n|---|---|\n" + "".join(
-            f"| {name} | {_text(value)} |\n" for name, value in found.items()
-        )
-        _markdown(
-            "validation", f"### {model.recipe}: validation\n\n{_picture(report.validation_png(model))}\n\n{table}"
-        )
+    """Key `validation-<recipe>`: how good the model is, era by era."""
+
+    def text() -> str:
+        figures = [(name, model.validation.get(key)) for key, name in FIGURES.items()]
+        figures += [("untrained mean era Spearman", model.untrained_spearman)]
+        figures += [(f"eras {key}", model.validation.get(known)) for key, known in _ERAS.items()]
+        lines = ["| figure | value |", "|---|---|", *(f"| {name} | {_figure(value)} |" for name, value in figures)]
+        return "\n".join([_picture(validation_png(model)), "", *lines])
+
+    _markdown("validation", model, text)
 
 
-def checks(receipt: Receipt) -> None:
-    """Key `checks`: what the predictions were judged by."""
-    rows = [{"check": c.name, "must be": c.must, "found": c.found, "passed": c.passed} for c in receipt.checks]
+_ERAS = {"scored": "eras", "undefined": "undefined"}
+
+
+def checks(result: RoundResult) -> None:
+    """Key `checks`: what the predictions were judged by, for every slot that sent some now."""
+    rows = [
+        {"slot": receipt.slot, "check": c.name, "must be": c.must, "found": c.found, "passed": c.passed}
+        for receipt in result.receipts
+        for c in receipt.checks
+    ]
     if rows:
-        _table("checks", rows, f"Slot {receipt.slot}: what the predictions were judged by")
+        _table("checks", rows, f"Checks before sending, round {result.round}")
 
 
 def receipts(result: RoundResult) -> None:
@@ -90,6 +114,7 @@ def receipts(result: RoundResult) -> None:
             "status": r.status,
             "verified": r.verified or "no",
             "recipe": r.recipe,
+            "origin": r.origin,
             "submission": r.submission_id,
             "sha256": (r.sha256 or "")[:12],
             "sent (UTC)": r.sent_at_utc,
@@ -97,21 +122,26 @@ def receipts(result: RoundResult) -> None:
         }
         for r in result.receipts
     ]
-    _table("receipts", rows, headline(result))
+    _table("receipts", rows, verdict(result).sentence)
 
 
 def _table(key: str, rows: Sequence[dict[str, Any]], text: str) -> None:
-    with harmless(key):
-        create_table_artifact(table=list(rows), key=key, description=text)
+    show(f"artifact {key}", lambda: create_table_artifact(table=list(rows), key=key, description=text))
 
 
-def _markdown(key: str, text: str) -> None:
-    create_markdown_artifact(markdown=text, key=key)
+def _markdown(kind: str, model: ModelReport, text: Callable[[], str]) -> None:
+    key = f"{kind}-{re.sub('[^a-z0-9]+', '-', model.recipe.lower())}"
+    title = f"### {model.recipe}: {kind}"
+    show(f"artifact {key}", lambda: create_markdown_artifact(markdown=f"{title}\n\n{text()}", key=key))
 
 
 def _picture(png: bytes) -> str:
+    if len(png) > MAX_PICTURE_BYTES:
+        return f"The picture ({len(png):,} bytes) is too large for the dashboard; the round's report has it."
     return f"![picture](data:image/png;base64,{base64.b64encode(png).decode()})"
 
 
-def _text(value: object) -> str:
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
+def _figure(value: object) -> str:
+    if value is None:
+        return "undefined"
+    return f"{value:.4f}" if isinstance(value, float) else f"{value}"

@@ -7,8 +7,11 @@ targets of neighbouring eras share weeks and their scores are autocorrelated by 
 Targets are the ranks of these returns in five bins of 5, 20, 50, 20 and 5 %.
 
 Every era depends on the seed and its own number alone, so a market grows without changing what was. At the default
-size the best reachable mean Spearman of the 60-day target is 0.26 (other seeds: 0.11 to 0.26), about ten times what
-anyone reaches in the real market: a rehearsal of a minute has to show that something is learned. `strength` moves it.
+size the best reachable mean Spearman of the 60-day target is 0.17 over 27 eras (seeds 1 to 6: 0.17 to 0.27), several
+times what anyone reaches in the real market: a rehearsal of a minute has to show that something is learned.
+`strength` moves it. A least-squares fit on all features reaches 0.11; a network of 256 units (mean squared error,
+Adam 1e-3, batches of 2048, 6 epochs) 0.10 where it has 0.01 untrained, with a standard error of 0.010 if eras were
+independent, which they are not.
 
 Shapes: N rows of an era, F features, S signals. Read `MarketConfig`, then `Market.era`. Files: `market_files`.
 """
@@ -53,11 +56,11 @@ class MarketConfig:
     rows_per_era: int = 500
     """On average; eras differ by up to a tenth."""
     seed: int = 0
-    strength: float = 0.055
+    strength: float = 0.065
     """Length of the learnable weekly payment, in units of a stock's own weekly noise."""
-    noise: float = 0.06
+    noise: float = 0.04
     """Standard deviation of what a week pays each signal unforeseeably, in the same unit."""
-    drift: float = 0.5
+    drift: float = 0.3
     """How far a signal's payment swings around its mean, as a share of it."""
 
     def __post_init__(self) -> None:

@@ -152,6 +152,17 @@ class LocalTournament:
             self._core.move_by(max(0.0, (latest.closes_at_utc - self.now_utc()).total_seconds() + AFTER_CLOSE_S))
             return latest.number
 
+    def best_reachable(self, target: str) -> float | None:
+        """Mean era Spearman that nobody can beat on this week's validation file; None where it is not known.
+
+        `target` is a column of the synthetic market; for `target` itself it is the one that equals it.
+        """
+        if self._core.publisher.data_from is not None:
+            return None
+        column = "target_ender_60" if target == "target" else target
+        by_era = self.market.oracle(self._core.latest().week, column)
+        return sum(by_era.values()) / len(by_era)
+
     # What was sent to it
 
     def submissions(self, round_number: int | None = None) -> list[Submission]:

@@ -97,7 +97,7 @@ def test_a_run_killed_anywhere_and_started_again_submits_once_a_slot(
 
 @pytest.mark.parametrize(
     ("stage", "call", "text"),
-    [("decode", 2, ""), ("train ", 2, "training loss"), ("holdout", 6, "training loss"), ("validate", 1, "")],
+    [("decode", 2, ""), ("train ", 2, "training loss"), ("train ", 6, "training loss"), ("validate", 1, "")],
     ids=["decoding", "after the second epoch", "after the last epoch", "validating"],
 )
 def test_a_run_killed_at_work_and_started_again_submits_once_a_slot(

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from eraflow import transport
 from eraflow.errors import CredentialsError, InputError
 from eraflow.rehearsal import Fault
-from eraflow.weekly import plain_steps
-from tests.behaviour.week import SLOTS, Week, by_slot, tree
+from eraflow.rounds import Clock
+from tests.behaviour.week import SLOTS, Week, by_slot, tree, without_report
 
 LIVE = "v5.3/live.parquet"
 
@@ -81,54 +83,58 @@ def test_a_round_that_closes_during_training_is_skipped(week: Week) -> None:
         if stage.startswith("train "):
             week.local.close_round()
 
-    result = week.play(steps=plain_steps(closing))
+    result = week.play(steps=without_report(closing))
     assert (result.exit_code, [r.status for r in result.receipts]) == (3, ["skipped"] * 2)
     assert week.local.submissions() == []
     assert "PUT" not in week.sent()
 
 
 def test_a_round_that_closes_between_put_and_create_is_skipped(week: Week, monkeypatch: pytest.MonkeyPatch) -> None:
-    from eraflow import transport
+    put, passed_s = transport.put, [0.0]
 
-    put = transport.put
-
-    def closing(url: str, data: bytes, what: str) -> int:
+    def slow(url: str, data: bytes, what: str) -> int:
         status = put(url, data, what)
         week.local.close_round()
+        passed_s[0] = 2 * 24 * 3600.0
         return status
 
-    monkeypatch.setattr("eraflow.transport.put", closing)
+    now_utc = Clock.now_utc
+    monkeypatch.setattr(Clock, "now_utc", lambda clock: now_utc(clock) + timedelta(seconds=passed_s[0]))
+    monkeypatch.setattr("eraflow.transport.put", slow)
     result = week.play(week.request(slots=["rehearsal_one"]))
-    assert week.local.submissions() == [], [r.status for r in result.receipts]
     assert (result.exit_code, [r.status for r in result.receipts]) == (3, ["skipped"])
+    assert week.sent() == ["submissionUploadAuth", "PUT"]
+    assert week.local.submissions() == []
 
 
-def test_predictions_for_another_round_are_never_sent(weeks: Week) -> None:
+@pytest.mark.parametrize("late", ["skip", "submit"])
+def test_predictions_for_another_round_are_never_sent(weeks: Week, late: str) -> None:
     opened: list[int] = []
 
     def next_week(stage: str, done: float, total: float, text: str = "") -> None:
         if stage.startswith("train ") and not opened:
             opened.append(weeks.local.open_next_round())
 
-    result = weeks.play(steps=plain_steps(next_week))
+    result = weeks.play(weeks.request(late=late), steps=without_report(next_week))
     assert (result.round, result.exit_code) == (1401, 3)
     assert [r.status for r in result.receipts] == ["skipped"] * 2
-    assert "1402" in str(result.receipts[0].error_message)
-    assert weeks.local.submissions() == []
-    assert weeks.play().exit_code == 0
+    assert ("deadline" if late == "skip" else "round 1402 is open") in str(result.receipts[0].error_message)
+    assert "PUT" not in weeks.sent()
+
+    again = weeks.play()
+    assert (again.round, again.exit_code) == (1402, 0)
 
 
-def test_a_folder_of_another_round_is_never_sent(week: Week, market_folder: Path, tmp_path: Path) -> None:
-    week.local.set_file(LIVE, None)
+def test_a_folder_of_another_round_is_refused_before_training(week: Week, market_folder: Path, tmp_path: Path) -> None:
     folder = _copy(market_folder, tmp_path / "other")
     table = pq.read_table(folder / "live.parquet")
     ids = pa.array([f"other{i:06d}" for i in range(table.num_rows)])
     pq.write_table(table.set_column(table.column_names.index("id"), "id", ids), folder / "live.parquet")
     result = week.play(week.request(data_from=folder))
-    # eraflow can't know which round a folder is of; the tournament refuses ids that are not its own.
-    assert result.exit_code != 0
-    assert not any(r.verified for r in result.receipts)
-    assert week.local.accepted() == []
+    assert (result.exit_code, result.models) == (5, ())
+    assert str(folder / "live.parquet") in str(result.receipts[0].error_message)
+    assert "other000000" in str(result.receipts[0].error_message)
+    assert week.sent() == []
 
 
 @pytest.mark.parametrize("scopes", [["upload_submission"], ["read_user_info", "read_submission_info"]])

@@ -104,7 +104,9 @@ def test_a_folder_can_be_submitted_from_where_the_tournament_has_the_same_live_r
 ) -> None:
     result = week.play(week.request(data_from=market_folder))
     assert result.exit_code == 0
-    assert not any(method == "GET" and path.startswith("/files") for method, path, _ in week.local.requests)
+    # Only the live file is fetched, to see that the folder's is of this round.
+    fetched = [path for method, path, _ in week.local.requests if method == "GET" and path.startswith("/files")]
+    assert fetched == ["/files/1401/v5.3/live.parquet"]
     assert {slot: len(made) for slot, made in week.accepted().items()} == dict.fromkeys(SLOTS, 1)
 
 

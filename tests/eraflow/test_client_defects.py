@@ -39,8 +39,8 @@ from eraflow.tournament import Tournament
 from eraflow.transport import NotSentError
 from tests.conftest import ROOT
 from tests.eraflow.conftest import nap
+from tests.eraflow.talking import LIVE, allowed, asked
 
-LIVE = "v5.3/live.parquet"
 # The client leaves its connections to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 
@@ -53,11 +53,8 @@ def upstream(local: LocalTournament, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     monkeypatch.setattr(base_api, "API_TOURNAMENT_URL", local.url)
     monkeypatch.setattr(utils, "time", SimpleNamespace(sleep=nap))
-    return numerapi.NumerAPI(local.public_id, local.secret_key, verbosity="critical", show_progress_bars=False)
-
-
-def count(local: LocalTournament, root: str) -> int:
-    return sum(root in (asked, method) for method, _, asked in local.requests)
+    client: Any = numerapi.NumerAPI  # its constructor has no types
+    return client(local.public_id, local.secret_key, verbosity="critical", show_progress_bars=False)
 
 
 def rewritten(path: Path, to: Path, flip: int = 0xFF) -> Path:
@@ -139,11 +136,11 @@ def test_4_the_page_of_an_expired_address_never_becomes_part_of_a_file(
 
     local.faults.clear()
     local.faults.add(Fault(where="get:live.parquet", what="status", code=403, body=page))
-    asked = count(local, "dataset")
+    before = asked(local, "dataset")
     ours = tmp_path / "ours.parquet"
     door.download(LIVE, ours)
     assert ours.read_bytes() == whole
-    assert count(local, "dataset") - asked == 2  # a fresh address for the second try
+    assert asked(local, "dataset") - before == 2  # a fresh address for the second try
 
 
 @pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
@@ -176,7 +173,7 @@ def test_6_an_upload_that_was_refused_never_ends_in_a_submission(
     assert (theirs.valid, theirs.sha256) == (False, None)
 
     with pytest.raises(RefusedError, match="nothing was submitted"):
-        door.upload("ours.csv", b"id,prediction\n", model_id, nap_before)
+        door.upload("ours.csv", b"id,prediction\n", model_id, allowed)
     assert len(local.submissions()) == 1
 
 
@@ -198,10 +195,6 @@ def test_6_the_clients_other_uploads_are_not_checked_either(
     assert [method for method, _, _ in local.requests] == ["PUT"]  # which the local tournament answered with 403
     # Ours sends neither kind.
     assert not [name for name in dir(Tournament) if "diagnostic" in name or "pickle" in name]
-
-
-def nap_before() -> None:
-    """Allow the PUT."""
 
 
 def test_7_predictions_are_never_sent_without_their_ids(
@@ -293,7 +286,7 @@ def test_10_the_client_asks_without_a_time_out(upstream: Any, monkeypatch: pytes
         given.append(timeout)
         return SimpleNamespace(status_code=200, raise_for_status=dict, json=lambda: {"data": {"rounds": [None]}})
 
-    monkeypatch.setattr(utils.requests, "post", post)
+    monkeypatch.setattr(vars(utils)["requests"], "post", post)
     upstream.get_current_round()
     assert given == [None]
 
@@ -304,13 +297,13 @@ def test_11_a_submission_is_created_by_one_request_alone(
     model_id = door.slots()["rehearsal_one"].model_id
     local.faults.add(Fault(where="query:createSubmission", what="status", code=502, times=2))
     upstream.upload_predictions(str(predictions(tmp_path, market_folder)), model_id=model_id)
-    assert count(local, "createSubmission") == 3
+    assert asked(local, "createSubmission") == 3
 
     local.faults.add(Fault(where="query:createSubmission", what="status", code=502, times=2))
-    stored_as = door.upload("ours.csv", predictions(tmp_path, market_folder).read_bytes(), model_id, nap_before)
+    stored_as = door.upload("ours.csv", predictions(tmp_path, market_folder).read_bytes(), model_id, allowed)
     with pytest.raises(UnknownOutcomeError):
         door.create(stored_as, model_id)
-    assert count(local, "createSubmission") == 4
+    assert asked(local, "createSubmission") == 4
 
 
 _SAY = "import logging, os; print(len(logging.getLogger().handlers), os.environ.get('NUMERAI_PUBLIC_ID'))"

@@ -17,7 +17,7 @@ from eraflow.files import DAMAGED_TRIES, File, Files, adopt_files, fetch_files
 from eraflow.rehearsal.faults import Fault, What
 from eraflow.rehearsal.server import LocalTournament
 from eraflow.store import PARTIAL, Store, manifest_path, read_manifest, sha256_of
-from eraflow.tournament import Tournament
+from eraflow.tournament import Downloaded, Tournament
 
 NAMES = ("features.json", "train.parquet", "validation.parquet", "live.parquet")
 
@@ -81,7 +81,12 @@ def test_unchanged_training_files_are_kept_and_live_is_always_fetched(
     first = fetch(door, store)
     downloaded: list[str] = []
     download = door.download
-    monkeypatch.setattr(door, "download", lambda name, *rest: downloaded.append(name) or download(name, *rest))
+
+    def noted(name: str, *rest: Any) -> Downloaded:
+        downloaded.append(name)
+        return download(name, *rest)
+
+    monkeypatch.setattr(door, "download", noted)
     second = fetch(door, store)
     assert downloaded == ["v5.3/live.parquet"]
     assert {name: file.changed for name, file in each(second).items()} == {
@@ -183,8 +188,8 @@ def test_a_file_that_stays_damaged_is_refused_by_its_own_name(
     ids=["damaged", "cut short", "gone"],
 )
 def test_after_a_failed_fetch_the_old_file_and_its_manifest_are_whole(
-    fault: Fault, error: type[EraflowError], local: LocalTournament, door: Tournament, store: Store, market_folder: Path,
-    tmp_path: Path,
+    fault: Fault, error: type[EraflowError], local: LocalTournament, door: Tournament, store: Store,
+    market_folder: Path, tmp_path: Path,
 ) -> None:  # fmt: skip
     local.set_file(
         "v5.3/validation.parquet", other_market(market_folder / "validation.parquet", tmp_path / "last_week.parquet")
@@ -312,11 +317,15 @@ def real(shared_real: Path, tmp_path: Path) -> Path:
 
 def refused(folder: Path, store: Store) -> str:
     """The text with which the folder is refused, be it when it is adopted or when it is decoded."""
-    with pytest.raises(DataError) as caught:
+
+    def use() -> None:
         found = adopt_files(folder, store, None)
         features = read_features_json(found.features.path).columns("small")
         for file in (found.live, found.train, found.validation):
             decoded(file, found, features)
+
+    with pytest.raises(DataError) as caught:
+        use()
     assert caught.value.exit_code == 5
     return caught.value.message
 
