@@ -43,7 +43,8 @@ def show(what: str, call: Callable[[], T]) -> T | None:
             raise ConnectionError("its server does not answer")
         return call()
     except Exception as error:
-        logger.warning("the dashboard could not be given the %s (%s: %s)", what, type(error).__name__, error)
+        reason = next(iter(str(error).splitlines()), "")
+        logger.warning("the dashboard could not be given the %s (%s: %s)", what, type(error).__name__, reason)
         return None
 
 

@@ -9,11 +9,10 @@ from eraflow.files import Files
 from eraflow.request import Request
 from eraflow.weekly import Prepared
 from tasks.policy import PLAIN
-from tasks.progress import shown_progress
+from tasks.progress import ShownProgress
 
 
-@task(name="prepare dataset", **PLAIN)
+@task(name="prepare dataset", task_run_name="prepare dataset for {recipe}", **PLAIN)
 def prepare(request: Request, files: Files, recipe: str) -> Prepared:
     """Decode what the recipe needs, once for each content."""
-    with shown_progress() as progress:
-        return weekly.prepare(request, files, recipe, progress)
+    return weekly.prepare(request, files, recipe, ShownProgress())

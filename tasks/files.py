@@ -10,13 +10,12 @@ from eraflow.request import Request
 from eraflow.rounds import Round
 from tasks import artifacts
 from tasks.policy import NETWORK
-from tasks.progress import shown_progress
+from tasks.progress import ShownProgress
 
 
 @task(name="gather files", timeout_seconds=6 * 3600, **NETWORK)
 def gather_files(request: Request, opened: Round | None) -> Files:
     """Download or adopt the files, verified; what changed is shown as an artifact."""
-    with shown_progress() as progress:
-        found = weekly.gather_files(request, opened, progress)
+    found = weekly.gather_files(request, opened, ShownProgress())
     artifacts.data(found)
     return found

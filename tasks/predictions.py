@@ -11,7 +11,7 @@ from eraflow.weekly import Predicted, Prepared
 from tasks.policy import PLAIN
 
 
-@task(name="predict", **PLAIN)
+@task(name="predict", task_run_name="predict with {model.recipe}", **PLAIN)
 def predict(request: Request, prepared: Prepared, model: ModelReport) -> Predicted:
     """One prediction for each live id of this round."""
     return weekly.predict(request, prepared, model)

@@ -31,13 +31,14 @@ class ShownProgress:
         ended = bool(total) and done >= total
         if now < self._next_s.setdefault(stage, now + EVERY_S) and not (ended and stage in self._artifacts):
             return
-        shown = show(f"progress of {stage}", lambda: self._move(stage, 100.0 * done / total if total else 0.0))
+        shown = show(f"progress of {stage}", lambda: self._move(stage, 100.0 * done / total if total else 0.0, text))
         self._next_s[stage] = time.monotonic() + (EVERY_S if shown else AFTER_FAILURE_S)
 
-    def _move(self, stage: str, percent: float) -> bool:
+    def _move(self, stage: str, percent: float, text: str) -> bool:
+        description = f"{stage}: {text}" if text else stage
         if stage in self._artifacts:
-            update_progress_artifact(self._artifacts[stage], progress=percent)
+            update_progress_artifact(self._artifacts[stage], progress=percent, description=description)
         else:
-            found = create_progress_artifact(progress=percent, description=stage)
+            found = create_progress_artifact(progress=percent, description=description)
             self._artifacts[stage] = found if isinstance(found, UUID) else UUID(str(found))
         return True

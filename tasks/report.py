@@ -1,4 +1,4 @@
-"""The round's report."""
+"""The round's report, and the pictures of its models in the dashboard."""
 
 from __future__ import annotations
 
@@ -9,10 +9,15 @@ from prefect import task
 from eraflow import weekly
 from eraflow.request import Request
 from eraflow.result import RoundResult
+from tasks import artifacts
 from tasks.policy import PLAIN
 
 
-@task(name="report", **PLAIN)
+@task(name="report", timeout_seconds=600, **PLAIN)
 def report(request: Request, result: RoundResult) -> Path:
-    """One page for the round, with its pictures."""
-    return weekly.report(request, result)
+    """One page for the round. Everything is drawn here, when nothing waits to be sent any more."""
+    path = weekly.report(request, result)
+    for model in result.models:
+        artifacts.training(model)
+        artifacts.validation(model)
+    return path

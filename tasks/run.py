@@ -18,6 +18,6 @@ def describe_run(*, name: str | None = None, tags: Sequence[str] = ()) -> None:
 
     def describe() -> None:
         with get_client(sync_client=True) as client:
-            client.update_flow_run(flow_run.id, name=name, tags=dict.fromkeys([*flow_run.tags, *tags]))
+            client.update_flow_run(flow_run.id, name=name, tags=list(dict.fromkeys([*flow_run.tags, *tags])))
 
     show("name of the run", describe)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from prefect import task
 
 from eraflow import weekly
-from eraflow.request import Request
+from eraflow.request import Request, recipe_names
 from eraflow.rounds import Round
 from eraflow.tournament import Slot
 from tasks import artifacts
 from tasks.policy import NETWORK
+from tasks.run import describe_run
 
 
 @task(name="find slots", timeout_seconds=300, **NETWORK)
@@ -20,7 +21,8 @@ def find_slots(request: Request) -> dict[str, Slot]:
 
 @task(name="open round", timeout_seconds=300, **NETWORK)
 def open_round(request: Request) -> Round:
-    """The open round and its deadline, shown as an artifact."""
+    """The open round and its deadline, shown as an artifact and in the run's name."""
     opened = weekly.open_round(request)
+    describe_run(name=f"round {opened.number}", tags=[f"round-{opened.number}", *recipe_names(request)])
     artifacts.round_and_deadline(opened)
     return opened

@@ -8,16 +8,11 @@ from eraflow import weekly
 from eraflow.request import Request
 from eraflow.result import ModelReport
 from eraflow.weekly import Prepared
-from tasks import artifacts
 from tasks.policy import PLAIN
-from tasks.progress import shown_progress
+from tasks.progress import ShownProgress
 
 
-@task(name="train", **PLAIN)
+@task(name="train", task_run_name="train {prepared.recipe.name}", **PLAIN)
 def train(request: Request, prepared: Prepared) -> ModelReport:
-    """Fit the recipe; the curve and the validation by era are shown as artifacts."""
-    with shown_progress() as progress:
-        model = weekly.train(request, prepared, progress)
-    artifacts.training(model)
-    artifacts.validation(model)
-    return model
+    """Fit the recipe, with its progress in the dashboard."""
+    return weekly.train(request, prepared, ShownProgress())

@@ -8,12 +8,8 @@ import os
 import shutil
 import signal
 import stat
-import subprocess
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
@@ -28,7 +24,6 @@ from eraflow.store import (
     Manifest,
     Store,
     default_home,
-    exclusive,
     manifest_path,
     read_manifest,
     replacing,
@@ -41,21 +36,7 @@ from eraflow.store import (
     write_json,
     write_manifest,
 )
-
-
-@contextmanager
-def child(code: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
-    """A Python process running `code` that has said "ready"."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, arguments)], stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True
-    )
-    with process:
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
-            yield process
-        finally:
-            process.kill()
+from tests.eraflow.processes import child
 
 
 def partials(folder: Path) -> list[str]:
@@ -223,74 +204,6 @@ def test_json_that_no_reader_understands_is_never_written(tmp_path: Path) -> Non
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "a.json", {"a": float("nan")})
     assert list(tmp_path.iterdir()) == []
-
-
-# Locks
-
-HOLD = """
-import sys, pathlib
-from eraflow.store import exclusive
-with exclusive(pathlib.Path(sys.argv[1])):
-    print("ready", flush=True)
-    sys.stdin.readline()
-"""
-
-
-def test_a_lock_keeps_other_processes_out_until_it_is_released(tmp_path: Path) -> None:
-    path = tmp_path / "train.parquet"
-    with child(HOLD, path) as holder:
-        with (
-            pytest.raises(StorageError, match=r"train\.parquet has been in use by another process for 0 s; try again"),
-            exclusive(path, timeout_s=0.05),
-        ):
-            pytest.fail("two processes are inside")
-        with exclusive(tmp_path / "live.parquet", timeout_s=0):
-            pass  # another file is free
-        assert holder.stdin is not None
-        threading.Timer(0.1, holder.stdin.close).start()
-        with exclusive(path, timeout_s=10):
-            pass
-
-
-def test_the_lock_of_a_killed_process_is_free_at_once(tmp_path: Path) -> None:
-    path = tmp_path / "train.parquet"
-    with child(HOLD, path) as holder:
-        holder.send_signal(signal.SIGKILL)
-        holder.wait()
-        with exclusive(path, timeout_s=0):
-            pass
-
-
-def test_threads_exclude_each_other_too(tmp_path: Path) -> None:
-    path, inside, most = tmp_path / "file", 0, 0
-
-    def work() -> None:
-        nonlocal inside, most
-        with exclusive(path):
-            inside += 1
-            most = max(most, inside)
-            time.sleep(0.005)
-            inside -= 1
-
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert most == 1
-
-
-def test_a_lock_is_released_by_an_error_inside(tmp_path: Path) -> None:
-    with pytest.raises(KeyError), exclusive(tmp_path / "file"):
-        raise KeyError("lost")
-    with exclusive(tmp_path / "file", timeout_s=0):
-        pass
-
-
-def test_a_lock_that_cannot_be_made_is_a_storage_error(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(StorageError, match="cannot be locked"), exclusive(tmp_path / "file" / "below"):
-        pytest.fail("locked below a file")
 
 
 # Room

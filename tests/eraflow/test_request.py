@@ -1,0 +1,137 @@
+"""What a run is asked to do, judged before any work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eraflow import recipes
+from eraflow.errors import InputError
+from eraflow.request import DEFAULT_RECIPE, Request, make_request, recipe_names, wanted_recipe
+
+CONFIG = """
+data_version = "v5.3"
+[slots]
+first = "simple-mlp"
+second = "fastai-tabular"
+third = "simple-mlp"
+[submission]
+late = "submit"
+readback_s = 5
+"""
+
+
+@pytest.fixture
+def config_file(tmp_path: Path) -> Path:
+    path = tmp_path / "weekly.toml"
+    path.write_text(CONFIG)
+    return path
+
+
+def asked(**given: Any) -> Request:
+    return make_request(home=Path("/home"), **given)
+
+
+def test_slots_and_policies_come_from_the_configuration(config_file: Path) -> None:
+    request = asked(config_file=config_file)
+    assert dict(request.config.slots) == {"first": "simple-mlp", "second": "fastai-tabular", "third": "simple-mlp"}
+    assert (request.config.submission.late, request.config.submission.readback_s) == ("submit", 5.0)
+    assert recipe_names(request) == ["simple-mlp", "fastai-tabular"], "each once"
+
+
+def test_named_slots_are_the_only_ones_and_keep_their_recipes(config_file: Path) -> None:
+    request = asked(config_file=config_file, slots=["second", "second"])
+    assert dict(request.config.slots) == {"second": "fastai-tabular"}
+
+
+def test_a_recipe_flag_overrides_that_of_the_slots_named(config_file: Path) -> None:
+    request = asked(config_file=config_file, slots=["first", "new"], recipe="era-pearson")
+    assert dict(request.config.slots) == {"first": "era-pearson", "new": "era-pearson"}
+
+
+def test_without_a_configuration_slot_and_recipe_suffice() -> None:
+    assert dict(asked(slots=["one"], recipe="simple-mlp").config.slots) == {"one": "simple-mlp"}
+    assert dict(asked(slots=["one"]).config.slots) == {"one": DEFAULT_RECIPE}
+    assert DEFAULT_RECIPE in recipes.RECIPES
+
+
+def test_without_slots_and_submission_the_recipe_is_trained_all_the_same() -> None:
+    assert recipe_names(asked(submit=False, recipe="simple-mlp")) == ["simple-mlp"]
+    assert recipe_names(asked(submit=False)) == [DEFAULT_RECIPE]
+
+
+@pytest.mark.parametrize(
+    ("submit", "data_from", "offline"), [(True, False, False), (True, True, False), (False, False, False),
+                                         (False, True, True)],
+)  # fmt: skip
+def test_only_own_files_without_submission_ask_no_tournament(
+    tmp_path: Path, submit: bool, data_from: bool, offline: bool
+) -> None:
+    request = asked(slots=["one"], submit=submit, data_from=tmp_path if data_from else None)
+    assert request.offline is offline
+
+
+def test_an_override_reaches_every_recipe_and_the_configuration(config_file: Path) -> None:
+    request = asked(
+        config_file=config_file,
+        assignments={"training.seed": "7", "submission.late": "skip", "slots.second": "era-pearson"},
+    )
+    assert wanted_recipe(request, "simple-mlp").training.seed == 7
+    assert wanted_recipe(request, "era-pearson").training.seed == 7
+    assert request.config.submission.late == "skip"
+    assert request.config.slots["second"] == "era-pearson"
+
+
+def test_one_request_never_changes_the_next() -> None:
+    asked(slots=["one"], assignments={"slots.one": "simple-mlp", "training.seed": "7"})
+    fresh = asked(submit=False)
+    assert dict(fresh.config.slots) == {}
+    assert wanted_recipe(fresh, "simple-mlp") == recipes.get("simple-mlp")
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({}, "no slot to submit for; name one with --model, or in a configuration file, or give --no-submit"),
+        ({"slots": ["one"], "recipe": "best"}, "a recipe must be one of simple-mlp, .*, however 'best' was given"),
+        ({"slots": ["one"], "resubmit": True, "submit": False}, "--resubmit and --no-submit exclude each other"),
+        ({"slots": ["one"], "assignments": {"trainig.epochs": "6"}},
+         r"unknown key trainig\.epochs in --set; did you mean training\?"),
+        ({"slots": ["one"], "assignments": {"zzz": "6"}},
+         "unknown key zzz in --set; known are data, model, training, prediction, data_version, slots, submission"),
+        ({"slots": ["one"], "recipe": "simple-mlp", "assignments": {"training.epoch": "6"}},
+         r"unknown key training\.epoch; did you mean epochs\?"),
+        ({"slots": ["one"], "recipe": "simple-mlp", "assignments": {"training.epochs": "many"}},
+         r"training\.epochs must be a whole number, however 'many' was given"),
+        ({"slots": ["one"], "recipe": "simple-mlp", "assignments": {"training.epochs": "-1"}},
+         "training: exactly one of epochs and steps must be above 0"),
+        ({"slots": ["one"], "recipe": "simple-mlp", "assignments": {"training.betas": "[0.9]"}},
+         r"training\.betas must be a list of 2 values, however \[0\.9\] was given"),
+        ({"slots": ["one"], "assignments": {"training": "6"}}, "training must be a table, however 6 was given"),
+        ({"slots": ["one"], "assignments": {"submission.late": "maybe"}},
+         r"submission\.late must be one of skip, submit, however 'maybe' was given"),
+        ({"slots": ["one"], "assignments": {"submission.readback_s": "-1"}}, "submission: readback_s must be 0 to"),
+        ({"slots": ["one"], "data_from": Path("/none")}, "--data-from must name a folder, however /none is not one"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_meant_is_refused(given: dict[str, Any], told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        asked(**given)
+
+
+def test_a_slot_that_the_configuration_does_not_name_is_a_typo(config_file: Path) -> None:
+    with pytest.raises(InputError, match="slot frist is not in the configuration; add it there, or give --recipe"):
+        asked(config_file=config_file, slots=["frist"])
+
+
+def test_a_recipe_that_the_configuration_misspells_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "weekly.toml").write_text('[slots]\none = "simple-mpl"\n')
+    with pytest.raises(InputError, match="however 'simple-mpl' was given"):
+        asked(config_file=tmp_path / "weekly.toml")
+
+
+def test_a_request_shows_no_secret_because_it_holds_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NUMERAI_SECRET_KEY", "s3cr3t")
+    assert "s3cr3t" not in repr(asked(slots=["one"]))
