@@ -63,6 +63,8 @@ class TransientError(TournamentError):
     def __init__(self, message: str, *, code: str | None = None, retry_after_s: float | None = None) -> None:
         super().__init__(message, code=code)
         self.retry_after_s = retry_after_s
+        self.given_up = False
+        """Set once it has been tried as often as it should be."""
 
 
 class RefusedError(TournamentError):

@@ -176,7 +176,9 @@ def submit(
                 " look at the slot's page at the tournament, then run this again"
             )
         attempt = _read_back(tournament, ledger, sent, slot, settings.readback_s)
-        return replace(_receipt(attempt, opened, "late" if attempt.late else "submitted"), checks=tuple(checks))
+        receipt = _receipt(attempt, opened, "submitted")
+        late = receipt.left_s is not None and receipt.left_s <= 0
+        return replace(receipt, status="late" if late else "submitted", checks=tuple(checks))
 
 
 def _send_once(

@@ -222,7 +222,8 @@ class Tournament:
             ) from None
 
     def create(self, stored_as: str, model_id: str) -> str:
-        """Turn uploaded bytes into a submission; returns its id. Sent once: the API has no idempotency keys.
+        """Turn uploaded bytes into a submission; returns its id. The API has no idempotency keys, so it arrives once:
+        only what certainly never left is tried again.
 
         Raises `NotSentError` if it cannot have arrived, `RefusedError`, `ClosedError` or `CredentialsError` if the
         tournament said no, `UnknownOutcomeError` in every other case.
@@ -231,19 +232,22 @@ class Tournament:
             "filename": stored_as, "tournament": TOURNAMENT, "modelId": model_id,
             "triggerId": None, "dataDatestamp": None,
         }  # fmt: skip
-        try:
-            answer = self._queries.send(_CREATE, variables, authorization=True)
-            identity = answer["data"]["create_submission"]["id"]
-            if identity is None:
-                raise KeyError("id")
-            return str(identity)
-        except NotSentError:
-            raise
-        except (TransientError, KeyError, TypeError) as error:
-            detail = error.message if isinstance(error, TransientError) else "its answer has no id"
-            raise UnknownOutcomeError(
-                f"the submission was sent, but it is not known whether it took effect: {detail}"
-            ) from None
+
+        def once() -> str:
+            try:
+                answer = self._queries.send(_CREATE, variables, authorization=True)
+                if identity := answer["data"]["create_submission"]["id"]:
+                    return str(identity)
+                detail = "its answer has no id"
+            except NotSentError:
+                raise
+            except TransientError as error:
+                detail = error.message
+            except (KeyError, TypeError):
+                detail = "its answer has no id"
+            raise UnknownOutcomeError(f"the submission was sent, but it is not known whether it took effect: {detail}")
+
+        return self._repeated(once)
 
     # Read-back
 
@@ -313,15 +317,15 @@ class Tournament:
             try:
                 return once()
             except EraflowError as error:
-                again = isinstance(error, TransientError) or (also and isinstance(error, also))
-                # What an inner query has tried long enough is not tried as often again: that would take a
-                # quarter of an hour where the API hangs.
-                given_up = getattr(error, "given_up", False)
-                if wait_s is None or given_up or not again or (unless and isinstance(error, unless)):
-                    error.__dict__["given_up"] = isinstance(error, TransientError)
+                passing = error if isinstance(error, TransientError) else None
+                again = not passing.given_up if passing else isinstance(error, also)
+                if wait_s is None or not again or isinstance(error, unless):
+                    if passing:
+                        # What an inner query has tried long enough is not tried as often again by an outer one:
+                        # that would take a quarter of an hour where the API hangs.
+                        passing.given_up = True
                     raise
-                asked_s = getattr(error, "retry_after_s", None) or 0.0
-                self._sleep(min(max(wait_s, asked_s), LONGEST_WAIT_S))
+                self._sleep(min(max(wait_s, (passing and passing.retry_after_s) or 0.0), LONGEST_WAIT_S))
         raise AssertionError("unreachable")
 
     def _address(self, name: str, round_number: int | None) -> str:

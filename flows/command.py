@@ -67,6 +67,8 @@ def _failed(error: EraflowError, as_json: bool, debug: bool) -> int:
 
 
 def _complain(message: str) -> None:
+    if sys.stderr is None:  # closed by the caller; print would fall back to standard output
+        return
     with contextlib.suppress(OSError):
         print("eraflow:", message, file=sys.stderr, flush=True)
 

@@ -6,8 +6,9 @@ Importing this imports no Prefect; `prepare` must run before anything does.
 from __future__ import annotations
 
 import logging
+import queue
 from collections.abc import Iterator, MutableMapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,7 @@ def chosen_server() -> Iterator[str]:
     if configured and answers(configured):
         with _settings({}):
             yield configured
+            _let_go(configured)
         return
     if configured:
         logger.warning("the Prefect server at %s does not answer; this run goes on with a temporary one", configured)
@@ -67,7 +69,7 @@ def chosen_server() -> Iterator[str]:
         # Nobody watches a temporary server for missing heartbeats, and ending them takes a second.
         with _settings({PREFECT_API_URL: url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
             yield url
-            _send_what_is_left()
+            _let_go(url)
 
 
 def wait_until_ready(api_url: str) -> None:
@@ -86,10 +88,18 @@ def _settings(values: dict[Any, Any]) -> Iterator[None]:
         yield
 
 
-def _send_what_is_left() -> None:
-    """Events and logs travel in threads; what they hold when the server ends would be lost."""
+def _let_go(api_url: str) -> None:
+    """Send the events and logs that still wait in threads; drop them if the server has gone.
+
+    At the end of the process Prefect would try each of them for 8 s, of a server that hangs for 2 minutes.
+    """
     from prefect.events.worker import EventsWorker
     from prefect.logging.handlers import APILogWorker
 
     for worker in (EventsWorker, APILogWorker):
+        if not answers(api_url):
+            for instance in tuple(worker._instances.values()):
+                with suppress(queue.Empty):
+                    while True:
+                        instance._queue.get_nowait()
         worker.drain_all(timeout=DRAIN_S)

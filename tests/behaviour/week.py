@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import faulthandler
 import multiprocessing
 import os
 import sys
@@ -156,6 +157,8 @@ def half_written(folder: Path) -> list[Path]:
 def _played(environment: Mapping[str, str], request: Request, hold: Hold | None) -> None:
     import torch
 
+    # Where it stands, should it never come so far.
+    faulthandler.dump_traceback_later(PATIENCE_S / 2)
     os.environ.update(environment)
     torch.set_num_threads(1)
     progress = _held(hold) if hold else silent

@@ -110,7 +110,8 @@ def test_people_are_told_the_receipt_in_full() -> None:
     )
     for part in (
         "round 7", "12,345 rows x 780 features", "target target_ender_60", "0.0123 (untrained 0.0010)",
-        "20 eras scored", "1 undefined", "note: a note", "slot one: submitted, verified by bytes", "submission s1, sha256 ab12",
+        "20 eras scored", "1 undefined", "note: a note", "slot one: submitted, verified by bytes",
+        "submission s1, sha256 ab12",
         "report /r/report.md",
     ):  # fmt: skip
         assert part in text
