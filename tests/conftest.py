@@ -7,12 +7,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from eraflow.rehearsal.market import Market, MarketConfig
 from eraflow.rehearsal.market_files import ROUND_FILES, TRAIN_FILES, WEEK_FILES, write_file
 from eraflow.rehearsal.server import LocalTournament
 
 ROOT = Path(__file__).resolve().parents[1]
+
+# A busy machine must not fail a property by its time; on CI the same examples are tried each time.
+settings.register_profile(
+    "eraflow", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=os.environ.get("CI") == "true"
+)
+settings.load_profile("eraflow")
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -193,7 +194,8 @@ def _twice(table: pa.Table) -> pa.Table:
     return pa.concat_tables([table, table.slice(0, 1)])
 
 
-DAMAGES = {
+Damage = Callable[[pa.Table], pa.Table]
+DAMAGES: dict[str, tuple[Damage, str]] = {
     "duplicate ids": (_twice, "id"),
     "a missing feature": (lambda table: table.drop_columns([_features(table)[3]]), "feature_"),
     "no rows": (lambda table: table.slice(0, 0), "row"),
@@ -215,8 +217,8 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize(("damage", "named"), DAMAGES.values(), ids=DAMAGES.keys())
-def test_a_damaged_live_file_ends_with_5_and_nothing_is_sent(  # type: ignore[no-untyped-def]  # a table of lambdas
-    week: Week, market_folder: Path, tmp_path: Path, damage, named: str
+def test_a_damaged_live_file_ends_with_5_and_nothing_is_sent(
+    week: Week, market_folder: Path, tmp_path: Path, damage: Damage, named: str
 ) -> None:
     damaged = tmp_path / "damaged.parquet"
     pq.write_table(damage(pq.read_table(market_folder / "live.parquet")), damaged)
@@ -245,7 +247,7 @@ def test_what_cannot_be_meant_is_refused_before_any_work(week: Week, tmp_path: P
         ({"config_file": tmp_path / "nowhere.toml"}, "does not exist"),
     ):
         with pytest.raises(InputError, match=text):
-            week.request(**wrong)  # type: ignore[arg-type]  # each of its own kind
+            week.request(**wrong)
     assert week.local.requests == []
     assert not week.home.exists()
 
