@@ -59,6 +59,8 @@ code { font-family: ui-monospace, Menlo, Consolas, monospace; font-size: .875em;
 img { display: block; width: 100%; height: auto; margin: .75rem 0; }
 """
 
+PAGE = "report.html"
+
 
 class Markup(str):
     """Text that is HTML already; everything else is escaped."""
@@ -72,7 +74,7 @@ def write_report(result: RoundResult, folder: Path) -> Path:
     Raises `StorageError` if the folder cannot be written.
     """
     write_atomically(folder / "week.png", week_png(result))
-    path = folder / "report.html"
+    path = folder / PAGE
     write_atomically(path, page(result).encode())
     return path
 

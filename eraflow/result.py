@@ -116,7 +116,7 @@ def _submission(receipt: Receipt) -> dict[str, Any]:
 
 def summary_text(result: RoundResult) -> str:
     """The round for people: the models, each slot's receipt, and where the report is."""
-    lines = [f"round {result.round if result.round is not None else '(none: local files)'}"]
+    lines = [f"round {result.round}" if result.round is not None else "no round"]
     for model in result.models:
         found = model.validation
         lines.append(

@@ -198,7 +198,7 @@ def _send_once(
         recipe=order.recipe,
         source=order.source,
         sha256=sha256,
-        late=not opened.is_open(tournament.now_utc()),
+        late=opened.left_s(tournament.now_utc()) <= 0,
     )
     try:
         # Round and hash in the name are a second clue to whose bytes these are.

@@ -70,9 +70,12 @@ def checked_address(url: str, what: str) -> str:
         parts = urlsplit(url)
     except ValueError:  # as an IPv6 address with half its brackets
         parts = urlsplit("")
-    if (parts.scheme == "https" and parts.hostname) or (parts.scheme == "http" and parts.hostname in LOOPBACK):
+    secure = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOOPBACK)
+    if secure and parts.hostname and not parts.username and not parts.password:
         return url
-    raise InputError(f"{what} must be an https address (http only for 127.0.0.1), however its scheme or host is not")
+    raise InputError(
+        f"{what} must be an https address (http only for 127.0.0.1) without a user name, however it is not"
+    )
 
 
 def post_json(url: str, body: dict[str, Any], headers: dict[str, str]) -> Answer:

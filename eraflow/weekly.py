@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -90,6 +91,7 @@ def _play(week: _Week, steps: Steps) -> None:
     files = week.timed("download", steps.gather_files, request, opened)
     for recipe in week.recipes():
         with week.failing(week.slots_of(recipe)):
+            week.recipe = recipe
             prepared = week.timed("dataset", steps.prepare, request, files, recipe)
             model = week.timed("training", steps.train, request, prepared)
             week.models.append(replace(model, notes=(*model.notes, *week.said_of_sharing(recipe))))
@@ -113,11 +115,17 @@ class _Week:
         self.receipts: dict[str, Receipt] = {}
         self.error: EraflowError | None = None
         self.meter = Meter()
+        self.recipe = ""
+        self.spent: list[tuple[str, str, float]] = []
+        """Stage, recipe and seconds of every step that was done."""
 
     def timed(self, stage: str, step: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
         """Run a step and add its time to `stage`."""
+        started = time.perf_counter()
         with self.meter.stage(stage):
-            return step(*arguments, **named)
+            done = step(*arguments, **named)
+        self.spent.append((stage, self.recipe, time.perf_counter() - started))
+        return done
 
     def keep(self, slot: str, receipt: Receipt | None) -> None:
         if receipt is not None:
@@ -169,6 +177,7 @@ class _Week:
         """The whole result, with its report drawn; a report that fails is said and costs nothing else."""
         for slot in self.slots:
             self.receipts.setdefault(slot, self._without(slot, None))
+        self._note_stages()
         result = self._result(None)
         if not self.models and not any(receipt.submission_id for receipt in result.receipts):
             return result  # nothing to draw
@@ -179,6 +188,18 @@ class _Week:
             logger.warning("the report could not be made (%s: %s)", type(error).__name__, error)
             return result
         return self._result(report)
+
+    def _note_stages(self) -> None:
+        """Keep in the ledger how long each step took, so that later rounds know what fits before a deadline."""
+        if self.opened is None:
+            return
+        try:
+            store = Store.open(self.request.home)
+            ledger = Ledger(store.ledger_path, Tournament.from_environment().url)
+            for stage, recipe, seconds in self.spent:
+                ledger.note_stage(self.opened.number, stage, recipe, seconds)
+        except EraflowError as error:
+            logger.warning("how long the stages took could not be kept: %s", error.message)
 
     def _result(self, report: Path | None) -> RoundResult:
         return RoundResult(
@@ -380,8 +401,11 @@ def submit_slot(request: Request, opened: Round, slot: Slot, predicted: Predicte
 
 def report(request: Request, result: RoundResult) -> Path:
     """Draw the round's page into its folder; returns where it is."""
-    from eraflow.report import write_report
+    from eraflow.report import PAGE, write_report
 
     store = Store.open(request.home)
     folder = store.round_folder(result.round) if result.round is not None else store.data_folder("local")
+    page = folder / PAGE
+    if not result.models and page.exists():
+        return page  # of the run that submitted; one that found everything done has less to show
     return write_report(result, folder)

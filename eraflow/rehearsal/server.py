@@ -23,7 +23,7 @@ from eraflow.rehearsal.publishing import Publisher
 from eraflow.rehearsal.state import SCOPES, Submission, write_private
 from eraflow.rehearsal.wire import TournamentServer
 from eraflow.rounds import system_now_utc
-from eraflow.store import exclusive
+from eraflow.store import Store, exclusive
 
 # A round is opened by moving the clock to this long after its opening [s].
 AFTER_OPENING_S = 1.0
@@ -47,7 +47,7 @@ class LocalTournament:
         slots: Sequence[str] = ("rehearsal_one", "rehearsal_two"), seed: int = 0, weekly_only: bool = True,
         url_lifetime_s: float = 3600.0, system: Callable[[], datetime] = system_now_utc,
     ) -> None:  # fmt: skip
-        self.home = Path(home).resolve()
+        self.home = Store.open(Path(home)).home
         self.market = Market(market or MarketConfig(seed=seed))
         self.faults = Faults()
         self._asked_port = port

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,25 @@ def test_two_slots_are_verified_and_the_same_command_again_sends_nothing(week: W
     assert [r.submission_id for r in second.receipts] == [r.submission_id for r in first.receipts]
     assert week.sent() == []
     assert second.models == ()
+
+
+def test_a_second_run_keeps_the_page_of_the_one_that_submitted(week: Week) -> None:
+    page = week.play(steps=plain_steps()).report
+    assert page is not None
+    drawn = page.read_bytes()
+    assert week.play(steps=plain_steps()).report == page
+    assert page.read_bytes() == drawn
+
+
+def test_the_ledger_keeps_how_long_each_stage_took(week: Week) -> None:
+    week.play()
+    with sqlite3.connect(week.home / "ledger.sqlite") as connection:
+        kept = connection.execute(
+            "SELECT DISTINCT stage, recipe FROM stages WHERE round = 1401 AND seconds > 0"
+        ).fetchall()
+    connection.close()
+    assert {stage for stage, _ in kept} == {"round", "download", "dataset", "training", "prediction", "submission"}
+    assert ("training", "simple-mlp") in kept
 
 
 def test_the_receipt_names_the_bytes_that_the_tournament_has(week: Week) -> None:
@@ -186,6 +206,7 @@ def test_a_report_is_drawn_and_one_that_cannot_be_costs_nothing(
         raise RuntimeError("no fonts")
 
     monkeypatch.setattr("eraflow.report.write_report", broken)
+    week.local.open_next_round()
     result = week.play(steps=plain_steps())
     assert (result.exit_code, result.report) == (0, None)
     assert "no fonts" in caplog.text

@@ -24,7 +24,7 @@ from eraflow.weekly import Steps, plain_steps, play
 SLOTS = ("rehearsal_one", "rehearsal_two")
 # A lost answer is looked for this long, in place of a minute [s].
 READBACK_S = 1
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 SENDING = ("submissionUploadAuth", "createSubmission")
 
 # Children come from a process that has imported everything and runs no thread: a fork of this one would inherit the
