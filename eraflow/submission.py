@@ -269,9 +269,10 @@ def _verified_how(
     identity = str(attempt.submission_id)
     try:
         data = tournament.submitted_bytes(identity)
-        if hashlib.sha256(data).hexdigest() == attempt.sha256:
-            return "bytes", ""
-        return None, "the bytes that came back are not those that were sent"
+        if hashlib.sha256(data).hexdigest() != attempt.sha256:
+            return None, "the bytes that came back are not those that were sent"
+        complaint = tournament.complaint(slot.model_id, str(attempt.stored_as))
+        return (None, f"the tournament refuses it: {complaint}") if complaint else ("bytes", "")
     except (CredentialsError, RefusedError, TransientError) as error:
         reason = error.message
     try:

@@ -48,6 +48,7 @@ _HOSTED = "query { account { models { id computePickleUpload { id } } } }"
 _CREATE = """mutation($filename: String! $tournament: Int! $modelId: String $triggerId: String, $dataDatestamp: Int) {
     create_submission(filename: $filename tournament: $tournament modelId: $modelId triggerId: $triggerId
                       source: "numerapi" dataDatestamp: $dataDatestamp) { id } }"""
+_JUDGED = "query($modelId: String) { model(modelId: $modelId) { submissions { filename errorInfo } } }"
 _DOWNLOAD_AUTH = "query($id: String) { submissionDownloadAuth(id: $id) { filename url } }"
 
 
@@ -290,6 +291,15 @@ class Tournament:
                 return data
 
         return self._repeated(once)
+
+    def complaint(self, model_id: str, stored_as: str) -> str | None:
+        """What the tournament's validator found wrong with a submission, or None; None also where it won't tell."""
+        with suppress(RefusedError, TransientError):
+            answer = self._ask(lambda api: api.raw_query(_JUDGED, {"modelId": model_id}, authorization=True))
+            entries = self._understood(lambda: list(answer["data"]["model"]["submissions"]))
+            found = next((entry.get("errorInfo") for entry in entries if entry.get("filename") == stored_as), None)
+            return transport.without_secrets(str(found)) if found else None
+        return None
 
     # How it is asked
 

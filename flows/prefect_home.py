@@ -59,17 +59,15 @@ def chosen_server() -> Iterator[str]:
 
     configured = PREFECT_API_URL.value()
     if configured and answers(configured):
-        with _settings({}):
+        with _settings({}), _letting_go(configured):
             yield configured
-            _let_go(configured)
         return
     if configured:
         logger.warning("the Prefect server at %s does not answer; this run goes on with a temporary one", configured)
     with temporary_server() as url:
         # Nobody watches a temporary server for missing heartbeats, and ending them takes a second.
-        with _settings({PREFECT_API_URL: url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+        with _settings({PREFECT_API_URL: url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}), _letting_go(url):
             yield url
-            _let_go(url)
 
 
 def wait_until_ready(api_url: str) -> None:
@@ -88,18 +86,22 @@ def _settings(values: dict[Any, Any]) -> Iterator[None]:
         yield
 
 
-def _let_go(api_url: str) -> None:
-    """Send the events and logs that still wait in threads; drop them if the server has gone.
+@contextmanager
+def _letting_go(api_url: str) -> Iterator[None]:
+    """At the end send the events and logs that still wait in threads; drop them if the server has gone.
 
-    At the end of the process Prefect would try each of them for 8 s, of a server that hangs for 2 minutes.
+    When the process ends Prefect would try each of them for 8 s, or for 2 minutes if the server hangs.
     """
-    from prefect.events.worker import EventsWorker
-    from prefect.logging.handlers import APILogWorker
+    try:
+        yield
+    finally:
+        from prefect.events.worker import EventsWorker
+        from prefect.logging.handlers import APILogWorker
 
-    for worker in (EventsWorker, APILogWorker):
-        if not answers(api_url):
-            for instance in tuple(worker._instances.values()):
-                with suppress(queue.Empty):
-                    while True:
-                        instance._queue.get_nowait()
-        worker.drain_all(timeout=DRAIN_S)
+        for worker in (EventsWorker, APILogWorker):
+            if not answers(api_url):
+                for instance in tuple(worker._instances.values()):
+                    with suppress(queue.Empty):
+                        while True:
+                            instance._queue.get_nowait()
+            worker.drain_all(timeout=DRAIN_S)

@@ -120,6 +120,17 @@ def test_bytes_that_differ_are_not_verified_and_never_sent_again(
     assert asked(local, "createSubmission") == 1
 
 
+def test_a_submission_that_the_tournament_found_wrong_is_not_verified_by_its_bytes(
+    one: Sender, local: LocalTournament, waiting: Waiting
+) -> None:
+    others = [f"{identity}x" for identity in one.ids]
+    data = canonical_csv(others, (np.arange(len(others)) + 0.5) / len(others))
+    receipt = one.send(one.order(data=data, live_ids=others))
+    assert (receipt.status, receipt.verified, receipt.exit_code) == ("submitted", False, 1)
+    assert "invalid_submission_ids" in str(receipt.error_message)
+    assert local.accepted() == []
+
+
 def test_a_read_back_that_fails_at_first_is_asked_again(one: Sender, local: LocalTournament, waiting: Waiting) -> None:
     # Five tries of one download, then the list, which fails too: looked at again after half a second.
     local.faults.add(

@@ -190,7 +190,8 @@ def test_https_and_this_machine_may_be_asked(url: str) -> None:
 @pytest.mark.parametrize(
     "url",
     ["http://api-tournament.numer.ai", "http://127.0.0.2", "http://localhost.evil.example", "ftp://127.0.0.1",
-     "file:///etc/passwd", "https://", "https:///path", "https://somebody:secret@numer.ai", "https://[::1", "http://[", "127.0.0.1:8008", "", "//host"],
+     "file:///etc/passwd", "https://", "https:///path", 
+     "https://somebody:secret@numer.ai", "https://[::1", "http://[", "127.0.0.1:8008", "", "//host"],
 )  # fmt: skip
 def test_any_other_address_is_refused_without_repeating_it(url: str) -> None:
     with pytest.raises(InputError) as caught:
