@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from typing import Any
@@ -11,6 +12,8 @@ from torch import Tensor
 
 from eraflow.errors import TrainingError
 from eraflow.progress import Progress
+
+logger = logging.getLogger("eraflow")
 
 # Reading a loss makes the host wait for the device, so it is done once in so many steps.
 LOSS_EVERY = 20
@@ -52,11 +55,12 @@ class Gauge:
         }
 
     def show(self, step: int, entry: dict[str, Any]) -> None:
-        """Tell progress of a whole epoch; the time it took is not counted to the next rows."""
+        """Log a whole epoch and tell progress of it; the time it took is not counted to the next rows."""
         text = f"training loss {entry['train_loss']:.5f}"
         if entry["validation_loss"] is not None:
             mean = "undefined" if entry["spearman_mean"] is None else f"{entry['spearman_mean']:.4f}"
             text += f", validation loss {entry['validation_loss']:.5f}, mean era Spearman {mean}"
+        logger.info("%s step %d of %d: %s", self.stage, step + 1, self.steps, text)
         self.progress(self.stage, step + 1, self.steps, text)
         self.rows, self.started = 0, time.perf_counter()
 

@@ -25,7 +25,7 @@ def silent(stage: str, done: float, total: float, text: str = "") -> None:
 
 
 class LogProgress:
-    """Log lines: the first, the last, and at most one each `interval_s` [s] between them."""
+    """A log line at the end of a stage, and before it one each `interval_s` [s]."""
 
     def __init__(self, interval_s: float = 5.0) -> None:
         self.interval_s = interval_s
@@ -33,11 +33,22 @@ class LogProgress:
 
     def __call__(self, stage: str, done: float, total: float, text: str = "") -> None:
         now = time.monotonic()
-        if (done < total or not total) and now - self._last.get(stage, -1e9) < self.interval_s:
+        last = self._last.setdefault(stage, now)
+        if (done < total or not total) and now - last < self.interval_s:
             return
         self._last[stage] = now
         share = f"{done / total:4.0%}" if total else ""
         logger.info("%s %s %s", stage, share, text)
+
+
+class LineHandler(logging.StreamHandler[Any]):
+    """Writes log lines above a bar that is open, not into it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
+
+        with tqdm.external_write_mode(file=self.stream):
+            super().emit(record)
 
 
 class BarProgress:

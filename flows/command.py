@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 
 from eraflow import __version__
 from eraflow.errors import EraflowError, InputError
+from eraflow.progress import LineHandler
 
 EXIT_INTERRUPTED = 130
 
@@ -82,7 +83,7 @@ def _print(text: str) -> None:
 
 
 def _show_log(options: argparse.Namespace) -> None:
-    handler = logging.StreamHandler(sys.stderr)
+    handler = LineHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     logger = logging.getLogger("eraflow")
     logger.handlers = [handler]

@@ -38,15 +38,17 @@ def temporary_server() -> Iterator[str]:
         env={name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"},
         start_new_session=True,  # Ctrl-C is for the run, which still has to tell the server how it ended
     )
-    assert child.stdin is not None and child.stdout is not None  # noqa: S101  # for mypy: both are pipes
+    lifeline, answer = child.stdin, child.stdout
+    if lifeline is None or answer is None:  # never: both are pipes
+        raise RuntimeError("the temporary Prefect server has no pipes")
     try:
-        port = child.stdout.readline().decode().strip()
+        port = answer.readline().decode().strip()
         if not port:
             raise RuntimeError(f"the temporary Prefect server ended with exit code {child.wait()}")
         yield f"http://127.0.0.1:{port}/api"
     finally:
-        child.stdin.close()
-        child.stdout.close()
+        lifeline.close()
+        answer.close()
         try:
             child.wait(timeout=GRACE_S)
         except subprocess.TimeoutExpired:

@@ -24,22 +24,26 @@ def run_weekly(request: Request) -> RoundResult:
     Playing twice is harmless: the ledger and the tournament are asked before anything is sent.
     """
     results: list[RoundResult] = []
+    failure = ""
     try:
-        _run_flow(request, results)
+        failure = _run_flow(request, results)
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:
         # Anything may come out of a broken Prefect, its own signals included, and none of it may cost a round.
-        logger.warning("Prefect failed (%s: %s)", type(error).__name__, error)
+        failure = f"{type(error).__name__}: {error}"
     if results:
+        if failure:
+            logger.warning("Prefect failed when the round was over (%s)", failure)
         return results[-1]
-    logger.warning("the round goes on without Prefect")
+    logger.warning("Prefect failed (%s); the round goes on without it", failure)
     return play(request, plain_steps(for_this_terminal()))
 
 
-def _run_flow(request: Request, results: list[RoundResult]) -> None:
+def _run_flow(request: Request, results: list[RoundResult]) -> str:
+    """Run the flow; its result goes into `results`. Returns how it ended if there is none."""
     prefect_home.prepare(os.environ, Store.open(request.home).home)
-    with prefect_home.chosen_server() as url:
+    with prefect_home.chosen_server(os.environ) as url:
         # Meanwhile a temporary server starts.
         from flows.weekly_flow import RESULTS, weekly
 
@@ -49,5 +53,4 @@ def _run_flow(request: Request, results: list[RoundResult]) -> None:
             state = weekly(request, return_state=True)
         finally:
             RESULTS.reset(token)
-    if not results:
-        logger.warning("Prefect ended the run as %s: %s", state.name, state.message)
+    return "" if results else f"the run ended as {state.name}: {state.message}"

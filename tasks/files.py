@@ -13,7 +13,7 @@ from tasks.policy import NETWORK
 from tasks.progress import ShownProgress
 
 
-@task(name="gather files", timeout_seconds=6 * 3600, **NETWORK)
+@task(name="gather files", task_run_name="gather files", timeout_seconds=6 * 3600, **NETWORK)
 def gather_files(request: Request, opened: Round | None) -> Files:
     """Download or adopt the files, verified; what changed is shown as an artifact."""
     found = weekly.gather_files(request, opened, ShownProgress())

@@ -13,7 +13,7 @@ from tasks import artifacts
 from tasks.policy import PLAIN
 
 
-@task(name="report", timeout_seconds=600, **PLAIN)
+@task(name="report", task_run_name="report", timeout_seconds=600, **PLAIN)
 def report(request: Request, result: RoundResult) -> Path:
     """One page for the round. Everything is drawn here, when nothing waits to be sent any more."""
     path = weekly.report(request, result)

@@ -13,13 +13,13 @@ from tasks.policy import NETWORK
 from tasks.run import describe_run
 
 
-@task(name="find slots", timeout_seconds=300, **NETWORK)
+@task(name="find slots", task_run_name="find slots", timeout_seconds=300, **NETWORK)
 def find_slots(request: Request) -> dict[str, Slot]:
     """The account's slots that this run is for."""
     return weekly.find_slots(request)
 
 
-@task(name="open round", timeout_seconds=300, **NETWORK)
+@task(name="open round", task_run_name="open round", timeout_seconds=300, **NETWORK)
 def open_round(request: Request) -> Round:
     """The open round and its deadline, shown as an artifact and in the run's name."""
     opened = weekly.open_round(request)

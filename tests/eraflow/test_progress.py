@@ -9,7 +9,7 @@ import time
 import pytest
 
 from eraflow import progress
-from eraflow.progress import BarProgress, LogProgress, for_this_terminal, silent
+from eraflow.progress import BarProgress, LineHandler, LogProgress, for_this_terminal, silent
 
 
 @pytest.fixture
@@ -24,22 +24,22 @@ def at(monkeypatch: pytest.MonkeyPatch, now_s: float) -> None:
     monkeypatch.setattr(time, "monotonic", lambda: now_s)
 
 
-def test_a_log_gets_the_first_and_the_last_line_and_one_each_interval(
+def test_a_log_gets_the_last_line_of_a_stage_and_one_each_interval(
     lines: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     show = LogProgress(interval_s=5.0)
     for now_s, done in ((0, 1), (1, 2), (4, 3), (5, 4), (6, 5), (6.1, 10)):
         at(monkeypatch, now_s)
         show("train", done, 10, f"loss {done}")
-    assert lines == ["train  10% loss 1", "train  40% loss 4", "train 100% loss 10"]
+    assert lines == ["train  40% loss 4", "train 100% loss 10"]
 
 
 def test_stages_are_counted_apart(lines: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    at(monkeypatch, 0)
-    show = LogProgress()
-    show("train", 1, 10)
-    show("decode", 1, 10)
-    assert len(lines) == 2
+    show = LogProgress(interval_s=5.0)
+    for now_s, stage in ((0, "train"), (4, "decode"), (6, "train"), (8, "decode"), (9, "decode")):
+        at(monkeypatch, now_s)
+        show(stage, 1, 10)
+    assert [line.split()[0] for line in lines] == ["train", "decode"]
 
 
 def test_work_of_unknown_length_is_logged_at_intervals_too(lines: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,7 +47,17 @@ def test_work_of_unknown_length_is_logged_at_intervals_too(lines: list[str], mon
     for now_s in range(10):
         at(monkeypatch, now_s)
         show("download", now_s + 1, 0, "some MB")
-    assert lines == ["download  some MB"] * 2
+    assert lines == ["download  some MB"]
+
+
+def test_a_log_line_stands_above_an_open_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    show = BarProgress()
+    show("train", 1, 4)
+    logger = logging.Logger("apart")
+    logger.addHandler(LineHandler(sys.stderr))
+    logger.info("a whole line")
+    show.close()
+    assert "\ra whole line\n" in capsys.readouterr().err
 
 
 def test_the_log_is_the_packages_own_and_not_the_roots(caplog: pytest.LogCaptureFixture) -> None:
