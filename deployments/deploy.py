@@ -62,7 +62,9 @@ def serve(config_file: Path, environ: Mapping[str, str]) -> None:
             " `prefect server start`, then set it"
         )
     if not answers(url):
-        raise InputError(f"a Prefect server must answer at PREFECT_API_URL, however {url} does not; start or correct it")
+        raise InputError(
+            f"a Prefect server must answer at PREFECT_API_URL, however {url} does not; start or correct it"
+        )
     prefect_home.prepare(os.environ, request.home)
     import prefect
 

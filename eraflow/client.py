@@ -76,8 +76,11 @@ class Queries:
             raise transport.refusal(answer.status, "the tournament's API", answer.retry_after)
         if errors := body.get("errors"):
             raise self._graphql_error(errors)
-        if answer.status == 403:
-            raise CredentialsError("the tournament's API answered 403: the keys may not do this; check their scopes")
+        if answer.status in (401, 403):
+            raise CredentialsError(
+                f"the tournament's API answered {answer.status}: the keys may not do this; check NUMERAI_PUBLIC_ID,"
+                " NUMERAI_SECRET_KEY and the scopes of the key"
+            )
         if answer.status != 200:
             raise transport.refusal(answer.status, "the tournament's API", answer.retry_after)
         if not isinstance(body.get("data"), dict):
@@ -100,7 +103,7 @@ class Queries:
             return ClosedError(f"the tournament says: {text}", code="no-round")
         if re.search(r"internal|timed? ?-?out|temporar|unavailable|try again|too many requests|rate limit", text, re.I):
             return TransientError(f"the tournament says: {text}; try again later")
-        return RefusedError(f"the tournament says: {text}")
+        return RefusedError(f"the tournament says: {text}", code="tournament-says-no")
 
 
 def _client_over(queries: Queries) -> Any:

@@ -227,7 +227,7 @@ def _build(
 ) -> StoredDataset:
     from eraflow.columns import check_kind, read_eras, read_ids
     from eraflow.parquet import ParquetSource, check_layout
-    from eraflow.store import replacing_folder, require_room, write_json
+    from eraflow.store import replacing_folder, require_room, sha256_of, write_json
 
     names_sha256 = hashlib.sha256("\n".join(features).encode()).hexdigest()
     folder = into / f"{sha256[:16]}-{names_sha256[:8]}"
@@ -243,6 +243,8 @@ def _build(
             np.save(partial / ERAS, eras.era_N)
             np.save(partial / IDS, id_N)
             _write_matrices(source, partial, features, targets, progress)
+            if sha256_of(parquet) != sha256:  # another run may have put a newer file there meanwhile
+                raise StorageError(f"{parquet} must not change while it is decoded, however it did; run this again")
             more = {"targets": list(targets), "rows": source.rows, "data_types": eras.data_types}
             header = header_of(partial, source=parquet, sha256=sha256, features=features, **more)
             write_json(partial / HEADER, header)

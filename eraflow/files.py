@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,7 @@ logger = logging.getLogger("eraflow")
 
 # A page of a proxy, or bytes flipped on the way, may be whole and yet wrong: fetched again before giving up.
 DAMAGED_TRIES = 3
+IN_USE_S = 24 * 3600.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,10 +123,18 @@ def check_features(path: Path) -> None:
 
 
 def _drop_decoded(folder: Path, keep: set[str]) -> None:
-    """Remove the decoded forms of files that have been replaced: each week's validation file is gigabytes."""
+    """Remove the decoded forms of files that have been replaced: each week's validation file is gigabytes.
+
+    Those of the last day stay, because another run may be training on them.
+    """
+    now = time.time()
     kept = {sha256[:16] for sha256 in keep}
     for path in folder.glob("*-*"):
-        if re.fullmatch(r"[0-9a-f]{16}-[0-9a-f]{8}", path.name) and path.name[:16] not in kept:
+        if (
+            re.fullmatch(r"[0-9a-f]{16}-[0-9a-f]{8}", path.name)
+            and path.name[:16] not in kept
+            and now - path.stat().st_mtime > IN_USE_S
+        ):
             shutil.rmtree(path, ignore_errors=True)
 
 

@@ -84,7 +84,7 @@ class Ledger:
         return self._write(
             "INSERT INTO attempts (tournament, round, slot, recipe, source, sha256, late, state, started_at_utc)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, 'started', ?)",
-            (self.tournament, round_number, slot, recipe, source, sha256, int(late), utc_text(datetime.now(UTC))),
+            (self.tournament, round_number, slot, recipe, source, sha256, int(late), _now()),
         )
 
     def mark(
@@ -121,7 +121,7 @@ class Ledger:
         """Keep how long a stage took [s], so that later rounds know what still fits before a deadline."""
         self._write(
             "INSERT INTO stages (tournament, round, stage, recipe, seconds, at_utc) VALUES (?, ?, ?, ?, ?, ?)",
-            (self.tournament, round_number, stage, recipe, seconds, utc_text(datetime.now(UTC))),
+            (self.tournament, round_number, stage, recipe, seconds, _now()),
         )
 
     def _write(self, statement: str, values: tuple[Any, ...]) -> int:
@@ -147,6 +147,10 @@ class Ledger:
                 f"the ledger {self.path} cannot be used: {error}; if it is damaged, move it away:"
                 " the tournament is asked what was submitted before anything is sent"
             ) from error
+
+
+def _now() -> str:
+    return utc_text(datetime.now(UTC), "microseconds")
 
 
 def _attempt(row: sqlite3.Row) -> Attempt:

@@ -8,12 +8,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 from eraflow import recipes
 from eraflow.config import build, override, read_toml, suggestion
 from eraflow.errors import InputError
 from eraflow.recipes import Recipe
+from eraflow.store import utc_text
 from eraflow.submission import SubmissionConfig
 
 DEFAULT_RECIPE = "era-pearson"
@@ -42,6 +44,8 @@ class Request:
     """The recipe when no slot names one."""
     submit: bool = True
     resubmit: bool = False
+    asked_at_utc: str = field(default_factory=lambda: utc_text(datetime.now(UTC), "microseconds"))
+    """When this was asked for: what `resubmit` has sent since then is not replaced again by a repetition."""
     data_from: Path | None = None
 
     @property

@@ -74,7 +74,12 @@ def json_object(result: RoundResult) -> dict[str, Any]:
         "peak_anonymous_bytes": result.peak_anonymous_bytes,
     }
     error = result.error or next(
-        ({"code": r.error_code, "message": r.error_message} for r in result.receipts if r.exit_code), None
+        (
+            {"code": receipt.error_code, "message": receipt.error_message}
+            for receipt in result.receipts
+            if receipt.exit_code and receipt.exit_code == result.exit_code
+        ),
+        None,
     )
     if error:
         found["error"] = {"code": error["code"], "message": error["message"]}

@@ -227,11 +227,11 @@ def read_manifest(path: Path) -> Manifest | None:
         return None
 
 
-def utc_text(moment: datetime) -> str:
-    """ISO 8601 with seconds, in UTC: `2026-08-22T12:04:08+00:00`. Raises `ValueError` for a time without a zone."""
+def utc_text(moment: datetime, timespec: str = "seconds") -> str:
+    """ISO 8601 in UTC: `2026-08-22T12:04:08+00:00`. Raises `ValueError` for a time without a zone."""
     if moment.tzinfo is None:
         raise ValueError(f"a time must carry a zone, however {moment} has none")
-    return moment.astimezone(UTC).isoformat(timespec="seconds")
+    return moment.astimezone(UTC).isoformat(timespec=timespec)
 
 
 def _swept(path: Path) -> bool:

@@ -36,6 +36,7 @@ from eraflow.tournament import Listed, Slot, Tournament
 logger = logging.getLogger("eraflow")
 
 Status = Literal["submitted", "already-submitted", "late", "skipped", "failed"]
+FOUND_WRONG = "found-wrong"
 READBACK_WAITS_S = (0.5, 1.0, 2.0, 4.0, 8.0)
 
 
@@ -112,11 +113,7 @@ def standing(
     An attempt of which it is not known whether it took effect is looked for first. Raises `UnknownOutcomeError`
     if the tournament can't be asked about it.
     """
-    attempts = ledger.attempts(opened.number, slot.name)
-    for attempt in attempts:
-        if attempt.state == "sending":
-            _resolve(tournament, ledger, attempt, slot, settings)
-    attempts = ledger.attempts(opened.number, slot.name)
+    attempts = _settled(tournament, ledger, opened, slot, settings)
     there = [entry for entry in tournament.selected(slot.model_id, opened.number) if not _carried_over(entry, opened)]
     for entry in there:
         own = next(
@@ -128,12 +125,30 @@ def standing(
             ledger.mark(own.id, "submitted", submission_id=entry.id)
             own = ledger.attempt(own.id)
         return _receipt(_read_back(tournament, ledger, own, slot), opened, "already-submitted")
-    # Sent and known to us, but not (or no longer) what counts there: a late one that waits for the next round, one
-    # that is still being judged, or one that was refused. Never sent again by itself.
+    # Sent and known to us, but not (or no longer) what counts there: a late one that waits for the next round, or one
+    # that is still being judged. Never sent again by itself.
     for attempt in attempts:
-        if attempt.state in ("submitted", "verified"):
-            return _receipt(_read_back(tournament, ledger, attempt, slot), opened, "already-submitted")
+        if attempt.state in ("submitted", "verified") and not _found_wrong(tournament, ledger, attempt, slot):
+            return _receipt(_read_back(tournament, ledger, attempt, slot, again=True), opened, "already-submitted")
     return None
+
+
+def _settled(
+    tournament: Tournament, ledger: Ledger, opened: Round, slot: Slot, settings: SubmissionConfig
+) -> list[Attempt]:
+    """The attempts for this slot, newest first, once it is known what became of each."""
+    for attempt in ledger.attempts(opened.number, slot.name):
+        if attempt.state == "sending":
+            _resolve(tournament, ledger, attempt, slot, settings)
+    return ledger.attempts(opened.number, slot.name)
+
+
+def _found_wrong(tournament: Tournament, ledger: Ledger, attempt: Attempt, slot: Slot) -> bool:
+    """Whether the tournament's validator refused it: then it has no effect, and other bytes may be sent."""
+    complaint = tournament.complaint(slot.model_id, str(attempt.stored_as))
+    if complaint:
+        ledger.mark(attempt.id, "failed", error=f"{FOUND_WRONG}: {complaint}")
+    return bool(complaint)
 
 
 def submit(
@@ -143,11 +158,12 @@ def submit(
     order: Order,
     settings: SubmissionConfig,
     *,
-    resubmit: bool = False,
+    resubmit_since: str | None = None,
 ) -> Receipt:
     """Send the predictions of one slot, once, and read them back.
 
-    Of two processes at once the second waits and then finds the first one's submission. Raises `DataError`,
+    Of two processes at once the second waits and then finds the first one's submission. With `resubmit_since` (a UTC
+    time, ISO 8601) what is there is replaced, unless we sent it at that time or later. Raises `DataError`,
     `InputError` or `ClosedError` for a failed check, `RefusedError` or `CredentialsError` if the tournament says no,
     `UnknownOutcomeError` if it can't be known what became of it; in all but the last nothing was sent.
     """
@@ -155,10 +171,26 @@ def submit(
     sha256 = hashlib.sha256(order.data).hexdigest()
     file = store.round_folder(opened.number) / f"submission-{sha256[:12]}.csv"
     with exclusive(_slot_lock(store, opened, slot)):
-        if not resubmit:
+        if resubmit_since is None:
             there = standing(tournament, ledger, opened, slot, order.recipe, settings)
             if there is not None:
                 return there
+        attempts = _settled(tournament, ledger, opened, slot, settings)
+        for attempt in attempts:
+            if (
+                resubmit_since
+                and attempt.started_at_utc >= resubmit_since
+                and attempt.state in ("submitted", "verified")
+            ):
+                return _receipt(_read_back(tournament, ledger, attempt, slot), opened, "already-submitted")
+            if attempt.sha256 == sha256 and str(attempt.error).startswith(FOUND_WRONG):
+                raise RefusedError(
+                    f"the tournament refused these very predictions for slot {slot.name} in round {opened.number}"
+                    f" ({attempt.error}); nothing was sent again; other live data or another model are needed"
+                )
+        # Its deadline may have moved, or the next one may be open.
+        opened = _asked_again(tournament, opened)
+        order = replace(order, opened=opened)
         checks = [
             check_slot(slot),
             check_deadline(opened, tournament.now_utc(), settings.late),
@@ -188,9 +220,9 @@ def _send_once(
     opened, slot = order.opened, order.slot
 
     def still_allowed() -> None:
-        require(
-            [check_deadline(_asked_again(tournament, opened), tournament.now_utc(), settings.late)], f"slot {slot.name}"
-        )
+        nonlocal opened
+        opened = _asked_again(tournament, opened)
+        require([check_deadline(opened, tournament.now_utc(), settings.late)], f"slot {slot.name}")
 
     attempt_id = ledger.begin(
         round_number=opened.number,
@@ -223,7 +255,6 @@ def _resolve(
     """Find out whether a submission whose answer was lost took effect; the attempt if so, None if certainly not."""
     sent = datetime.fromisoformat(attempt.sent_at_utc or attempt.started_at_utc)
     started = time.monotonic()
-    already_s = max(0.0, (tournament.now_utc() - sent).total_seconds())
     waits = iter(READBACK_WAITS_S)
     while True:
         try:
@@ -236,17 +267,28 @@ def _resolve(
         if found is not None:
             ledger.mark(attempt.id, "submitted", submission_id=found.id)
             return ledger.attempt(attempt.id)
-        if already_s + time.monotonic() - started >= settings.readback_s:
+        # The answer has told the tournament's time, which `sent` is in too; this machine's own clock may be wrong.
+        since_s = max((tournament.now_utc() - sent).total_seconds(), time.monotonic() - started)
+        if since_s >= settings.readback_s:
             ledger.mark(attempt.id, "failed", error="took-no-effect")
             return None
         time.sleep(min(next(waits, 8.0), settings.readback_s))
 
 
 def _read_back(
-    tournament: Tournament, ledger: Ledger, attempt: Attempt, slot: Slot, patience_s: float = 0.0
+    tournament: Tournament,
+    ledger: Ledger,
+    attempt: Attempt,
+    slot: Slot,
+    patience_s: float = 0.0,
+    *,
+    again: bool = False,
 ) -> Attempt:
-    """The attempt, verified if the tournament has what we sent; unverified (and said so) otherwise."""
-    if attempt.state == "verified" or attempt.submission_id is None:
+    """The attempt, verified if the tournament has what we sent; unverified (and said so) otherwise.
+
+    What was verified before is believed unless it is looked at `again`.
+    """
+    if (attempt.state == "verified" and not again) or attempt.submission_id is None:
         return attempt
     started = time.monotonic()
     waits = iter(READBACK_WAITS_S)
@@ -272,7 +314,11 @@ def _verified_how(
         if hashlib.sha256(data).hexdigest() != attempt.sha256:
             return None, "the bytes that came back are not those that were sent"
         complaint = tournament.complaint(slot.model_id, str(attempt.stored_as))
-        return (None, f"the tournament refuses it: {complaint}") if complaint else ("bytes", "")
+        if complaint:
+            return None, f"the tournament refuses it: {complaint}"
+        if not attempt.late and not _counts(tournament, attempt, slot):
+            return None, f"its bytes are there, but it does not count for round {attempt.round}"
+        return "bytes", ""
     except (CredentialsError, RefusedError, TransientError) as error:
         reason = error.message
     try:
@@ -283,6 +329,15 @@ def _verified_how(
         return None, f"{reason}; nor is it listed as {'a' if attempt.late else 'the selected'} submission"
     except EraflowError as error:
         return None, error.message
+
+
+def _counts(tournament: Tournament, attempt: Attempt, slot: Slot) -> bool:
+    """Whether it is the selected submission of its round; where the keys may not ask, the bytes alone decide."""
+    try:
+        there = tournament.selected(slot.model_id, attempt.round)
+    except (CredentialsError, RefusedError):
+        return True
+    return any(attempt.submission_id == entry.id or attempt.stored_as == entry.filename for entry in there)
 
 
 def _asked_again(tournament: Tournament, opened: Round) -> Round:
@@ -332,7 +387,7 @@ def _foreign(tournament: Tournament, opened: Round, slot: Slot, recipe: str, ent
 
 def _receipt(attempt: Attempt, opened: Round, status: Status) -> Receipt:
     verified: Literal["bytes", "listed", False] = False
-    if attempt.verified in ("bytes", "listed"):
+    if attempt.state == "verified" and attempt.verified in ("bytes", "listed"):
         verified = "bytes" if attempt.verified == "bytes" else "listed"
     sent = attempt.sent_at_utc
     return Receipt(

@@ -7,7 +7,6 @@ from top to bottom: the round, the slots, files in, predictions out, read-back. 
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import time
@@ -26,14 +25,12 @@ from eraflow.errors import (
     EraflowError,
     InputError,
     RefusedError,
-    StorageError,
     TransientError,
     UnknownOutcomeError,
 )
 from eraflow.progress import Progress, silent
 from eraflow.rounds import Clock, Round
-from eraflow.store import require_room
-from eraflow.transport import NotSentError
+from eraflow.transport import Downloaded, Freshness, NotSentError
 
 T = TypeVar("T")
 
@@ -53,23 +50,6 @@ _DOWNLOAD_AUTH = "query($id: String) { submissionDownloadAuth(id: $id) { filenam
 
 
 @dataclass(frozen=True, kw_only=True)
-class Freshness:
-    """What a one-byte request told about a file; two that are equal mean the file has not changed."""
-
-    size_bytes: int
-    etag: str | None
-    last_modified: str | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Downloaded:
-    """A file that has arrived in full length."""
-
-    sha256: str
-    freshness: Freshness
-
-
-@dataclass(frozen=True, kw_only=True)
 class Listed:
     """A submission as the tournament lists it for a slot."""
 
@@ -86,6 +66,12 @@ class Slot:
     model_id: str
     hosted: bool | None
     """A pickle upload submits for it; None where the tournament would not tell."""
+
+
+class _UploadRefusedError(RefusedError):
+    """A PUT that failed, in whatever way; cured by a fresh address or not at all."""
+
+    code = "upload-refused"
 
 
 class Tournament:
@@ -127,7 +113,13 @@ class Tournament:
 
     def current_round(self) -> Round:
         """The round that is open now. Raises `ClosedError` between rounds."""
-        number = self._ask(_current_number)
+        try:
+            number = self._ask(_current_number)
+        except RefusedError as error:
+            if error.code != "tournament-says-no":
+                raise
+            # The query has no arguments to be wrong; between rounds it is answered with an error of unknown wording.
+            raise ClosedError(f"no round is open: {error.message}", code="no-round") from None
         if number is None:
             raise ClosedError(
                 "no round is open at the tournament; the next one opens on its timetable", code="no-round"
@@ -190,7 +182,7 @@ class Tournament:
 
         def once() -> Downloaded:
             with transport.get(self._address(name, round_number), f"the file {name}") as body:
-                return _receive(body, name, to, progress)
+                return transport.receive(body, name, to, progress)
 
         # A signed address expires, so even a refusal may be cured by a fresh one.
         return self._repeated(once, also=RefusedError)
@@ -206,21 +198,19 @@ class Tournament:
 
         def once() -> str:
             granted = self._ask(lambda api: api._upload_auth("submission_upload_auth", filename, TOURNAMENT, model_id))
-            url, stored_as = self._understood(lambda: (str(granted["url"]), str(granted["filename"])))
+            url, stored_as = self._understood(lambda: (self._trusted(str(granted["url"])), str(granted["filename"])))
             before()
-            status = transport.put(self._trusted(url), data, "the upload address")
-            if status not in (200, 201, 204):
-                raise transport.refusal(status, "the upload address")
+            try:
+                status = transport.put(url, data, "the upload address")
+                if status not in (200, 201, 204):
+                    raise transport.refusal(status, "the upload address")
+            except (TransientError, RefusedError) as error:
+                raise _UploadRefusedError(
+                    f"the predictions could not be uploaded, nothing was submitted: {error.message}"
+                ) from None
             return stored_as
 
-        try:
-            return self._repeated(once, also=RefusedError, unless=CredentialsError)
-        except NotSentError:
-            raise
-        except (TransientError, RefusedError) as error:
-            raise RefusedError(
-                f"the predictions could not be uploaded, nothing was submitted: {error.message}", code="upload-refused"
-            ) from None
+        return self._repeated(once, also=_UploadRefusedError)
 
     def create(self, stored_as: str, model_id: str) -> str:
         """Turn uploaded bytes into a submission; returns its id. The API has no idempotency keys, so it arrives once:
@@ -261,7 +251,9 @@ class Tournament:
                 if found["filename"]
             ]
         )
-        return [entry for entry in self.listed(model_id) if entry.filename in named] if named else []
+        known = {entry.filename: entry for entry in self.listed(model_id)} if named else {}
+        # One that is not (yet) in the list of all submissions counts all the same.
+        return [known.get(name) or Listed(filename=name, id=None, inserted_at_utc=None) for name in named]
 
     def listed(self, model_id: str) -> list[Listed]:
         """Every submission of the slot, of any round, newest first."""
@@ -321,7 +313,6 @@ class Tournament:
         once: Callable[[], T],
         *,
         also: type[EraflowError] | tuple[()] = (),
-        unless: type[EraflowError] | tuple[()] = (),
     ) -> T:
         for wait_s in (*RETRY_WAITS_S, None):
             try:
@@ -329,7 +320,7 @@ class Tournament:
             except EraflowError as error:
                 passing = error if isinstance(error, TransientError) else None
                 again = not passing.given_up if passing else isinstance(error, also)
-                if wait_s is None or not again or isinstance(error, unless):
+                if wait_s is None or not again:
                     if passing:
                         # What an inner query has tried long enough is not tried as often again by an outer one:
                         # that would take a quarter of an hour where the API hangs.
@@ -386,33 +377,3 @@ def _utc(moment: datetime | str) -> datetime:
         moment = datetime.fromisoformat(moment)
     # The API speaks UTC; some of its fields leave the zone out.
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-
-
-def _receive(body: transport.Body, name: str, to: Path, progress: Progress) -> Downloaded:
-    if body.status != 200:
-        raise transport.refusal(body.status, f"the file {name}")
-    expected = body.length_bytes
-    if expected is not None:
-        require_room(to.parent, expected, f"the file {name}")
-    received, digest = 0, hashlib.sha256()
-    try:
-        with to.open("wb") as file:
-            for chunk in body.chunks():
-                received += len(chunk)
-                if expected is not None and received > expected:
-                    break
-                file.write(chunk)
-                digest.update(chunk)
-                progress(f"download {name}", received, expected or 0, f"{received / 1e6:.1f} MB")
-    except OSError as error:
-        raise StorageError(
-            f"the file {name} cannot be written to {to.parent}: {error.strerror}", code="no-room"
-        ) from error
-    if expected is not None and received != expected:
-        raise TransientError(
-            f"the file {name} should have {expected:,} bytes, however {received:,} came; try again later"
-        )
-    if received == 0:
-        raise TransientError(f"the file {name} came empty; try again later")
-    freshness = Freshness(size_bytes=received, etag=body.etag, last_modified=body.last_modified)
-    return Downloaded(sha256=digest.hexdigest(), freshness=freshness)

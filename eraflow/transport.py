@@ -7,6 +7,7 @@ turns what goes wrong into `eraflow.errors` without the address (signed addresse
 from __future__ import annotations
 
 import email.utils
+import hashlib
 import io
 import json
 import re
@@ -16,13 +17,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
 
 import requests
 import urllib3
 
-from eraflow.errors import CredentialsError, InputError, RefusedError, TransientError
+from eraflow.errors import InputError, RefusedError, StorageError, TransientError
+from eraflow.progress import Progress
+from eraflow.store import require_room
 
 CONNECT_TIMEOUT_S = 10.0
 READ_TIMEOUT_S = 30.0
@@ -62,6 +66,23 @@ class Body:
     content_range: str | None
     content_type: str
     chunks: Callable[[], Iterator[bytes]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Freshness:
+    """What a one-byte request told about a file; two that are equal mean the file has not changed."""
+
+    size_bytes: int
+    etag: str | None
+    last_modified: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Downloaded:
+    """A file that has arrived in full length."""
+
+    sha256: str
+    freshness: Freshness
 
 
 def checked_address(url: str, what: str) -> str:
@@ -111,6 +132,39 @@ def get(url: str, what: str, headers: dict[str, str] | None = None) -> Iterator[
         )
 
 
+def receive(body: Body, name: str, to: Path, progress: Progress) -> Downloaded:
+    """Write all bytes of a response to the fresh path `to`, never more than announced. Raises like `get`, and
+    `StorageError` for a disk without room, before the first byte where the length is known.
+    """
+    if body.status != 200:
+        raise refusal(body.status, f"the file {name}")
+    expected = body.length_bytes
+    if expected is not None:
+        require_room(to.parent, expected, f"the file {name}")
+    received, digest = 0, hashlib.sha256()
+    try:
+        with to.open("wb") as file:
+            for chunk in body.chunks():
+                received += len(chunk)
+                if expected is not None and received > expected:
+                    break
+                file.write(chunk)
+                digest.update(chunk)
+                progress(f"download {name}", received, expected or 0, f"{received / 1e6:.1f} MB")
+    except OSError as error:
+        raise StorageError(
+            f"the file {name} cannot be written to {to.parent}: {error.strerror}", code="no-room"
+        ) from error
+    if expected is not None and received != expected:
+        raise TransientError(
+            f"the file {name} should have {expected:,} bytes, however {received:,} came; try again later"
+        )
+    if received == 0:
+        raise TransientError(f"the file {name} came empty; try again later")
+    freshness = Freshness(size_bytes=received, etag=body.etag, last_modified=body.last_modified)
+    return Downloaded(sha256=digest.hexdigest(), freshness=freshness)
+
+
 def put(url: str, data: bytes, what: str) -> int:
     """PUT `data`; returns the status. Sends no header of its own choice: the address signs what may be sent."""
     # As a file it goes out block by block, each within the time-out; bytes would all have to be sent within one.
@@ -120,10 +174,6 @@ def put(url: str, data: bytes, what: str) -> int:
 
 def refusal(status: int, what: str, retry_after: str | None = None) -> Exception:
     """The error for an HTTP status that is not a success."""
-    if status in (401,):
-        return CredentialsError(
-            f"{what} answered {status}: the keys are not accepted; check NUMERAI_PUBLIC_ID and _SECRET_KEY"
-        )
     if status in (408, 425, 429) or status >= 500:
         wait_s = float(retry_after) if retry_after and retry_after.isascii() and retry_after.isdigit() else None
         return TransientError(f"{what} answered {status}; try again later", retry_after_s=wait_s)

@@ -32,12 +32,18 @@ def run_weekly(request: Request) -> RoundResult:
     except BaseException as error:
         # Anything may come out of a broken Prefect, its own signals included, and none of it may cost a round.
         failure = f"{type(error).__name__}: {error}"
-    if results:
+    if results and _is_ours(results[-1]):
         if failure:
             logger.warning("Prefect failed when the round was over (%s)", failure)
         return results[-1]
-    logger.warning("Prefect failed (%s); the round goes on without it", failure)
+    logger.warning("Prefect failed (%s); the round goes on without it", failure or "as the errors say")
     return play(request, plain_steps(for_this_terminal()))
+
+
+def _is_ours(result: RoundResult) -> bool:
+    """Whether whatever went wrong is eraflow's own to say: Prefect may also fail inside a task, or end it in time."""
+    codes = {receipt.error_code for receipt in result.receipts} | {(result.error or {}).get("code")}
+    return "unexpected" not in codes
 
 
 def _run_flow(request: Request, results: list[RoundResult]) -> str:

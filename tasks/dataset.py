@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from prefect import task
 
-from eraflow import weekly
+from eraflow import steps
 from eraflow.files import Files
 from eraflow.request import Request
-from eraflow.weekly import Prepared
+from eraflow.steps import Prepared
 from tasks.policy import PLAIN
 from tasks.progress import ShownProgress
 
@@ -15,4 +15,4 @@ from tasks.progress import ShownProgress
 @task(name="prepare dataset", task_run_name="prepare dataset for {recipe}", **PLAIN)
 def prepare(request: Request, files: Files, recipe: str) -> Prepared:
     """Decode what the recipe needs, once for each content."""
-    return weekly.prepare(request, files, recipe, ShownProgress())
+    return steps.prepare(request, files, recipe, ShownProgress())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prefect import task
 
-from eraflow import weekly
+from eraflow import steps
 from eraflow.files import Files
 from eraflow.request import Request
 from eraflow.rounds import Round
@@ -16,6 +16,6 @@ from tasks.progress import ShownProgress
 @task(name="gather files", task_run_name="gather files", timeout_seconds=6 * 3600, **NETWORK)
 def gather_files(request: Request, opened: Round | None) -> Files:
     """Download or adopt the files, verified; what changed is shown as an artifact."""
-    found = weekly.gather_files(request, opened, ShownProgress())
+    found = steps.gather_files(request, opened, ShownProgress())
     artifacts.data(found)
     return found

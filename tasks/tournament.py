@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prefect import task
 
-from eraflow import weekly
+from eraflow import steps
 from eraflow.request import Request, recipe_names
 from eraflow.rounds import Round
 from eraflow.tournament import Slot
@@ -16,13 +16,13 @@ from tasks.run import describe_run
 @task(name="find slots", task_run_name="find slots", timeout_seconds=300, **NETWORK)
 def find_slots(request: Request) -> dict[str, Slot]:
     """The account's slots that this run is for."""
-    return weekly.find_slots(request)
+    return steps.find_slots(request)
 
 
 @task(name="open round", task_run_name="open round", timeout_seconds=300, **NETWORK)
 def open_round(request: Request) -> Round:
     """The open round and its deadline, shown as an artifact and in the run's name."""
-    opened = weekly.open_round(request)
+    opened = steps.open_round(request)
     describe_run(name=f"round {opened.number}", tags=[f"round-{opened.number}", *recipe_names(request)])
     artifacts.round_and_deadline(opened)
     return opened

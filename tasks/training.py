@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from prefect import task
 
-from eraflow import weekly
+from eraflow import steps
 from eraflow.request import Request
 from eraflow.result import ModelReport
-from eraflow.weekly import Prepared
+from eraflow.steps import Prepared
 from tasks.policy import PLAIN
 from tasks.progress import ShownProgress
 
@@ -15,4 +15,4 @@ from tasks.progress import ShownProgress
 @task(name="train", task_run_name="train {prepared.recipe.name}", **PLAIN)
 def train(request: Request, prepared: Prepared) -> ModelReport:
     """Fit the recipe, with its progress in the dashboard."""
-    return weekly.train(request, prepared, ShownProgress())
+    return steps.train(request, prepared, ShownProgress())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -13,7 +14,10 @@ import pytest
 from eraflow import transport
 from eraflow.errors import CredentialsError, InputError
 from eraflow.rehearsal import Fault
+from eraflow.request import Request
+from eraflow.result import ModelReport
 from eraflow.rounds import Clock
+from eraflow.steps import Prepared
 from tests.behaviour.week import SLOTS, Week, by_slot, tree, without_report
 
 LIVE = "v5.3/live.parquet"
@@ -119,7 +123,7 @@ def test_predictions_for_another_round_are_never_sent(weeks: Week, late: str) ->
     result = weeks.play(weeks.request(late=late), steps=without_report(next_week))
     assert (result.round, result.exit_code) == (1401, 3)
     assert [r.status for r in result.receipts] == ["skipped"] * 2
-    assert ("deadline" if late == "skip" else "round 1402 is open") in str(result.receipts[0].error_message)
+    assert "round 1402 is open" in str(result.receipts[0].error_message)
     assert "PUT" not in weeks.sent()
 
     again = weeks.play()
@@ -134,8 +138,36 @@ def test_a_folder_of_another_round_is_refused_before_training(week: Week, market
     result = week.play(week.request(data_from=folder))
     assert (result.exit_code, result.models) == (5, ())
     assert str(folder / "live.parquet") in str(result.receipts[0].error_message)
-    assert "other000000" in str(result.receipts[0].error_message)
+    assert "of another round" in str(result.receipts[0].error_message)
     assert week.sent() == []
+
+
+def test_a_folder_that_lacks_some_of_the_rounds_ids_is_refused(week: Week, market_folder: Path, tmp_path: Path) -> None:
+    folder = _copy(market_folder, tmp_path / "short")
+    table = pq.read_table(folder / "live.parquet")
+    pq.write_table(table.slice(3), folder / "live.parquet")
+    result = week.play(week.request(data_from=folder))
+    assert result.exit_code == 5
+    assert "3 of this round's are missing" in str(result.receipts[0].error_message)
+    assert week.sent() == []
+
+
+@pytest.mark.parametrize("error", [RuntimeError("CUDA error"), TimeoutError("task timed out"), MemoryError()])
+def test_an_unexpected_error_costs_its_own_slots_and_no_other(week: Week, tmp_path: Path, error: Exception) -> None:
+    steps = without_report()
+
+    def fails(request: Request, prepared: Prepared) -> ModelReport:
+        if prepared.recipe.name == "simple-mlp":
+            raise error
+        return steps.train(request, prepared)
+
+    toml = tmp_path / "weekly.toml"
+    toml.write_text('[slots]\nrehearsal_one = "simple-mlp"\nrehearsal_two = "fastai-tabular"\n')
+    request = week.request(slots=(), recipe=None, config_file=toml)
+    result = week.play(request, steps=dataclasses.replace(steps, train=fails))
+    assert [(r.status, r.error_code) for r in result.receipts] == [("failed", "unexpected"), ("submitted", None)]
+    assert result.exit_code == 1
+    assert type(error).__name__ in str(result.receipts[0].error_message)
 
 
 @pytest.mark.parametrize("scopes", [["upload_submission"], ["read_user_info", "read_submission_info"]])

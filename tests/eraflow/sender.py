@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 from eraflow.ledger import Attempt, Ledger
 from eraflow.rehearsal.server import LocalTournament
 from eraflow.rounds import Round
-from eraflow.store import Store
+from eraflow.store import Store, utc_text
 from eraflow.submission import Order, Receipt, SubmissionConfig, canonical_csv, submit
 from eraflow.tournament import Tournament
 from tests.eraflow.talking import asked
@@ -59,7 +60,8 @@ class Sender:
         self, order: Order | None = None, *, settings: SubmissionConfig | None = None, resubmit: bool = False
     ) -> Receipt:
         settings = settings or SubmissionConfig()
-        return submit(self.door, self.ledger, self.store, order or self.order(), settings, resubmit=resubmit)
+        since = utc_text(datetime.now(UTC), "microseconds") if resubmit else None
+        return submit(self.door, self.ledger, self.store, order or self.order(), settings, resubmit_since=since)
 
     def attempts(self, number: int = 1401) -> list[Attempt]:
         return self.ledger.attempts(number, SLOT)

@@ -17,7 +17,8 @@ from eraflow.files import DAMAGED_TRIES, File, Files, adopt_files, fetch_files
 from eraflow.rehearsal.faults import Fault, What
 from eraflow.rehearsal.server import LocalTournament
 from eraflow.store import PARTIAL, Store, manifest_path, read_manifest, sha256_of
-from eraflow.tournament import Downloaded, Tournament
+from eraflow.tournament import Tournament
+from eraflow.transport import Downloaded
 
 NAMES = ("features.json", "train.parquet", "validation.parquet", "live.parquet")
 
@@ -111,6 +112,10 @@ def test_a_validation_file_that_grew_is_fetched_and_its_old_decoded_form_goes(
     second = fetch(door, store)
     assert (second.validation.changed, second.train.changed) == (True, False)
     assert second.validation.sha256 == sha256_of(market_folder / "validation.parquet")
+    assert old.exists()  # another run may be training on it
+    for folder in (old, train):
+        os.utime(folder, (0, 0))
+    fetch(door, store)
     assert not old.exists()
     assert train.exists()
     assert keep.exists()

@@ -115,7 +115,7 @@ def test_progress_ends_at_its_total(tmp_path: Path) -> None:
     def progress(stage: str, done: float, total: float, text: str = "") -> None:
         told.append((stage, done, total, text))
 
-    decode(path, into=tmp_path / "decoded", sha256="a" * 64, features=FEATURES, progress=progress)
+    decode(path, into=tmp_path / "decoded", sha256=sha256_of(path), features=FEATURES, progress=progress)
     assert told[-1] == ("decode", 30, 30, "train.parquet")
     assert len(told) == 6
 
@@ -168,8 +168,9 @@ def test_features_that_are_not_stored_are_refused(decoded: Decode) -> None:
 def test_two_processes_decode_one_file_once(tmp_path: Path) -> None:
     path = write(tmp_path)
     program = (
-        "import sys; from pathlib import Path; from eraflow.dataset import decode\n"
-        "print(decode(Path(sys.argv[1]), into=Path(sys.argv[2]), sha256='a' * 64, features=sys.argv[3:],"
+        "import sys; from pathlib import Path; from eraflow.dataset import decode; from eraflow.store import sha256_of\n"
+        "path = Path(sys.argv[1])\n"
+        "print(decode(path, into=Path(sys.argv[2]), sha256=sha256_of(path), features=sys.argv[3:],"
         " progress=lambda *a: sys.stdout.write('made\\n') if a[1] == a[2] else None).rows)"
     )
     command = [sys.executable, "-c", program, str(path), str(tmp_path / "decoded"), *FEATURES]
@@ -334,6 +335,7 @@ import sys
 from pathlib import Path
 import numpy as np, pyarrow as pa, pyarrow.parquet as pq
 from eraflow.dataset import decode
+from eraflow.store import sha256_of
 import eraflow.columns
 folder, rows, wide = Path(sys.argv[1]), 100_000, 1000
 def anonymous_kib():
@@ -345,7 +347,7 @@ pq.write_table(pa.table(table | dict.fromkeys(features, column)), folder / "trai
 del table
 pa.default_memory_pool().release_unused()
 before, most = anonymous_kib(), []
-decode(folder / "train.parquet", into=folder / "decoded", sha256="a" * 64, features=features,
+decode(folder / "train.parquet", into=folder / "decoded", sha256=sha256_of(folder / "train.parquet"), features=features,
        progress=lambda *_: most.append(anonymous_kib()))
 print((max(most) - before) * 1024 / (rows * wide))
 """

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from eraflow.checks import check_bytes
+from eraflow.client import Keys
 from eraflow.errors import (
     ClosedError,
     DataError,
@@ -23,7 +24,10 @@ from eraflow.errors import (
 )
 from eraflow.rehearsal.faults import Fault
 from eraflow.rehearsal.server import LocalTournament
-from eraflow.submission import SubmissionConfig, canonical_csv
+from eraflow.rounds import Clock
+from eraflow.store import utc_text
+from eraflow.submission import SubmissionConfig, canonical_csv, submit
+from eraflow.tournament import Listed, Tournament
 from tests.eraflow.sender import LATE, NO_DOWNLOAD, Sender, Waiting, nothing_sent
 from tests.eraflow.talking import asked
 
@@ -129,6 +133,75 @@ def test_a_submission_that_the_tournament_found_wrong_is_not_verified_by_its_byt
     assert (receipt.status, receipt.verified, receipt.exit_code) == ("submitted", False, 1)
     assert "invalid_submission_ids" in str(receipt.error_message)
     assert local.accepted() == []
+    with pytest.raises(RefusedError, match="these very predictions"):
+        one.send(one.order(data=data, live_ids=others))
+    assert asked(local, "createSubmission") == 1
+    assert one.send().verified == "bytes"
+    assert len(local.accepted()) == 1
+
+
+def test_what_was_verified_and_no_longer_counts_is_not_called_safe(
+    one: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert one.send().verified == "bytes"
+    monkeypatch.setattr(one.door, "selected", lambda *_: [])
+    later = one.send()
+    assert (later.status, later.verified, later.exit_code) == ("already-submitted", False, 1)
+    assert "does not count for round 1401" in str(later.error_message)
+    monkeypatch.undo()
+    assert one.send().verified == "bytes"
+
+
+def test_a_selected_file_that_is_in_no_list_is_somebody_elses(
+    one: Sender, other: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other.send()
+    monkeypatch.setattr(one.door, "listed", lambda _: [])
+    found = one.send()
+    assert (found.status, found.origin, found.submission_id) == ("already-submitted", "foreign", None)
+    assert len(one.local.accepted()) == 1
+
+
+def test_a_repeated_resubmission_replaces_once(one: Sender, local: LocalTournament) -> None:
+    one.send()
+    since = utc_text(datetime.now(UTC), "microseconds")
+    for status in ("submitted", "already-submitted"):
+        order = one.order(seed=1)
+        found = submit(one.door, one.ledger, one.store, order, SubmissionConfig(), resubmit_since=since)
+        assert (found.status, found.verified) == (status, "bytes")
+    assert len(local.accepted()) == 2
+
+
+def test_a_deadline_that_was_moved_later_is_used(one: Sender, local: LocalTournament) -> None:
+    opened = one.door.current_round()
+    earlier = replace(opened, closes_at_utc=opened.opens_at_utc + timedelta(seconds=1))
+    assert one.send(one.order(opened=earlier)).status == "submitted"
+    assert len(local.accepted()) == 1
+
+
+def test_a_machine_whose_clock_is_ahead_looks_as_long_for_a_lost_answer(
+    one: Sender, local: LocalTournament, waiting: Waiting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local.faults.add(Fault(where="query:createSubmission", what="lost-answer"))
+    real, lag = one.door.listed, [3]
+    fast = Tournament(
+        local.url, Keys(local.public_id, local.secret_key), clock=Clock(system=ahead), sleep=lambda _: None
+    )
+
+    def lagging(model_id: str) -> list[Listed]:
+        lag[0] -= 1
+        return [] if lag[0] >= 0 else real(model_id)
+
+    order = one.order()
+    monkeypatch.setattr(fast, "listed", lagging)
+    found = submit(fast, one.ledger, one.store, order, SubmissionConfig())
+    assert found.verified == "bytes"
+    assert waiting.slept_s
+    assert len(local.accepted()) == 1
+
+
+def ahead() -> datetime:
+    return datetime.now(UTC) + timedelta(seconds=120)
 
 
 def test_a_read_back_that_fails_at_first_is_asked_again(one: Sender, local: LocalTournament, waiting: Waiting) -> None:

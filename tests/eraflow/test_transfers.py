@@ -326,3 +326,23 @@ def test_no_key_and_no_signed_address_stands_in_an_error_a_repr_or_a_log(
     for secret in (local.public_id, local.secret_key, "signature=", "expires=", "Authorization"):
         assert secret not in text
     assert not logging.getLogger("urllib3.connectionpool").isEnabledFor(logging.DEBUG)
+
+
+def test_an_upload_address_that_answers_401_says_nothing_of_the_keys(door: Tournament, local: LocalTournament) -> None:
+    local.faults.add(Fault(where="put", what="status", code=401, times=1))
+    door.upload("p.csv", b"id,prediction\n", door.slots()["rehearsal_one"].model_id, before=lambda: None)
+    assert asked(local, "PUT") == 2
+
+
+def test_an_api_that_is_down_during_an_upload_is_no_refusal(door: Tournament, local: LocalTournament) -> None:
+    slot = door.slots()["rehearsal_one"].model_id
+    local.faults.add(Fault(where="query:submissionUploadAuth", what="status", code=503, times=None))
+    with pytest.raises(TransientError):
+        door.upload("p.csv", b"id,prediction\n", slot, before=lambda: None)
+
+
+def test_any_answer_of_no_to_the_current_round_is_between_rounds(door: Tournament, local: LocalTournament) -> None:
+    body = '{"errors": [{"message": "Round not found"}]}'
+    local.faults.add(Fault(where="query:rounds", what="status", code=200, body=body, times=None))
+    with pytest.raises(ClosedError, match="Round not found"):
+        door.current_round()

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eraflow import transport
-from eraflow.errors import CredentialsError, EraflowError, InputError, RefusedError, TransientError
+from eraflow.errors import EraflowError, InputError, RefusedError, TransientError
 from eraflow.transport import checked_address, get, post_json, put, refusal, without_secrets
 from tests.eraflow.raw_server import JSON, OK, SECRET, Server, ask, closed_port, fetch, sending
 
@@ -209,7 +209,7 @@ def test_any_text_is_an_address_or_refused(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("status", "kind"),
-    [(401, CredentialsError), (408, TransientError), (425, TransientError), (429, TransientError),
+    [(401, RefusedError), (408, TransientError), (425, TransientError), (429, TransientError),
      (500, TransientError), (503, TransientError), (599, TransientError), (400, RefusedError), (403, RefusedError),
      (404, RefusedError), (410, RefusedError), (206, RefusedError)],
 )  # fmt: skip
