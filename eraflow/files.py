@@ -130,11 +130,8 @@ def _drop_decoded(folder: Path, keep: set[str]) -> None:
     now = time.time()
     kept = {sha256[:16] for sha256 in keep}
     for path in folder.glob("*-*"):
-        if (
-            re.fullmatch(r"[0-9a-f]{16}-[0-9a-f]{8}", path.name)
-            and path.name[:16] not in kept
-            and now - path.stat().st_mtime > IN_USE_S
-        ):
+        ours = re.fullmatch(r"[0-9a-f]{16}-[0-9a-f]{8}", path.name)
+        if ours and path.name[:16] not in kept and now - path.stat().st_mtime > IN_USE_S:
             shutil.rmtree(path, ignore_errors=True)
 
 

@@ -87,12 +87,14 @@ def _patience() -> Iterator[None]:
 
 @contextmanager
 def _only(api_url: str) -> Iterator[None]:
-    """Talk to a server that is there for this run alone: it has our version, and nobody watches heartbeats.
+    """Talk to a server that is there for this run alone.
 
-    The first costs a request of 0.3 s, the second a second at the end of the run.
+    It has our version, and asking for that costs 0.3 s. Nobody watches it for missing heartbeats, and ending those
+    costs a second. If it dies it does not come back, so nothing is tried again.
     """
     from prefect.settings import (
         PREFECT_API_URL,
+        PREFECT_CLIENT_MAX_RETRIES,
         PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED,
         PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
         temporary_settings,
@@ -100,6 +102,7 @@ def _only(api_url: str) -> Iterator[None]:
 
     values: dict[Any, Any] = {
         PREFECT_API_URL: api_url,
+        PREFECT_CLIENT_MAX_RETRIES: 0,
         PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED: False,
         PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,
     }

@@ -47,7 +47,10 @@ def served(
     (folder / "my.toml").write_text(CONFIG)
     with LocalTournament(folder / "tournament", data_from=market_folder) as local:
         local.open_next_round(delay_s=0)
-        environment = environment_for(local, folder / "home", prefect_server)
+        environment = {
+            **environment_for(local, folder / "home", prefect_server),
+            "PREFECT_RUNNER_POLL_FREQUENCY": "1",
+        }
         with (folder / "log").open("wb") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "deployments.deploy", str(folder / "my.toml")],

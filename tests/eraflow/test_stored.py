@@ -168,7 +168,8 @@ def test_features_that_are_not_stored_are_refused(decoded: Decode) -> None:
 def test_two_processes_decode_one_file_once(tmp_path: Path) -> None:
     path = write(tmp_path)
     program = (
-        "import sys; from pathlib import Path; from eraflow.dataset import decode; from eraflow.store import sha256_of\n"
+        "import sys; from pathlib import Path\n"
+        "from eraflow.dataset import decode\nfrom eraflow.store import sha256_of\n"
         "path = Path(sys.argv[1])\n"
         "print(decode(path, into=Path(sys.argv[2]), sha256=sha256_of(path), features=sys.argv[3:],"
         " progress=lambda *a: sys.stdout.write('made\\n') if a[1] == a[2] else None).rows)"

@@ -1,4 +1,4 @@
-"""What becomes of a round when Prefect fails: it is played without, unless it was over. Prefect is not needed for it."""
+"""What becomes of a round when Prefect fails: it is played without, unless it was over."""
 
 from __future__ import annotations
 
