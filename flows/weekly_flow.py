@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from contextvars import ContextVar
+from dataclasses import replace
 
 from prefect import State, flow
+from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
 from eraflow.request import Request, recipe_names
 from eraflow.result import RoundResult
+from eraflow.store import utc_text
 from eraflow.verdict import verdict
 from eraflow.weekly import Steps, play
 from tasks import artifacts, dataset, files, predictions, report, submission, tournament, training
@@ -33,6 +36,9 @@ RESULTS: ContextVar[list[RoundResult] | None] = ContextVar("RESULTS", default=No
 def weekly(request: Request) -> State[RoundResult]:
     """The open round from nothing to verified receipts. Completed only if every slot is safe."""
     describe_run(tags=recipe_names(request))
+    # A deployment's parameters were written when it was registered; what is replaced counts from this run's own start.
+    asked_at_utc = utc_text(flow_run.scheduled_start_time, "microseconds")
+    request = replace(request, asked_at_utc=max(request.asked_at_utc, asked_at_utc))
     result = play(request, TASKS)
     results = RESULTS.get()
     if results is not None:
