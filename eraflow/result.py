@@ -138,6 +138,7 @@ def summary_text(result: RoundResult) -> str:
     lines += [f"  {_receipt_text(receipt)}" for receipt in result.receipts]
     if result.report:
         lines.append(f"  report {result.report}")
+        lines.append(f"  picture {result.report.with_name('week.png')}")
     return "\n".join(lines)
 
 
