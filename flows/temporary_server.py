@@ -35,7 +35,7 @@ def temporary_server() -> Iterator[str]:
         [sys.executable, "-P", __file__],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env={name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"},
+        env=_environment(),
         start_new_session=True,  # Ctrl-C is for the run, which still has to tell the server how it ended
     )
     lifeline, answer = child.stdin, child.stdout
@@ -45,6 +45,7 @@ def temporary_server() -> Iterator[str]:
         port = answer.readline().decode().strip()
         if not port:
             raise RuntimeError(f"the temporary Prefect server ended with exit code {child.wait()}")
+        answer.close()
         yield f"http://127.0.0.1:{port}/api"
     finally:
         lifeline.close()
@@ -56,6 +57,17 @@ def temporary_server() -> Iterator[str]:
             child.wait()
 
 
+def _environment() -> dict[str, str]:
+    kept = {
+        name: text
+        for name, text in os.environ.items()
+        # The keys are not the server's business, and with an address it would be a client.
+        if name != "PREFECT_API_URL" and not name.startswith("NUMERAI_")
+    }
+    # By default any page in a browser on this machine may ask the server and read its answers.
+    return {**kept, "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": "http://127.0.0.1"}
+
+
 def main() -> None:
     """Tell the port on standard output, then serve until standard input ends."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -63,6 +75,8 @@ def main() -> None:
     listening = socket.create_server(("127.0.0.1", 0), backlog=128)
     sys.stdout.write(f"{listening.getsockname()[1]}\n")
     sys.stdout.flush()
+    # Nobody reads it any more: what is printed later must neither fail nor fill the pipe.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     import uvicorn
     from prefect.server.api.server import create_app
