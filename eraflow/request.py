@@ -70,6 +70,8 @@ def make_request(
     of_recipe, of_config = _sorted_out(assignments or {})
     config = override(config, of_config)
     named = dict.fromkeys(slots)
+    if empty := [slot for slot in (*named, *config.slots) if not slot.strip()]:
+        raise InputError(f"a slot must be the name of a model of the account, however {empty[0]!r} was given")
     if unknown := [slot for slot in named if config.slots and slot not in config.slots and recipe is None]:
         raise InputError(f"slot {unknown[0]} is not in the configuration; add it there, or give --recipe")
     chosen = {s: recipe or config.slots.get(s) or DEFAULT_RECIPE for s in named or config.slots}

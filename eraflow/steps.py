@@ -219,7 +219,9 @@ def report(request: Request, result: RoundResult) -> Path:
     from eraflow.report import PAGE, write_report
 
     store = Store.open(request.home)
-    folder = store.round_folder(result.round) if result.round is not None else store.data_folder("local")
+    # Without submitting, the page of the round itself, with its receipts, stays as it is.
+    of_round = result.round is not None and request.submit
+    folder = store.round_folder(int(str(result.round))) if of_round else store.data_folder("local")
     page = folder / PAGE
     if not result.models and page.exists():
         return page  # of the run that submitted; one that found everything done has less to show

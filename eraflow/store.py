@@ -65,10 +65,14 @@ class Store:
 
     @classmethod
     def open(cls, home: Path) -> Store:
-        """The store at `home`, created owner-only if it is not there. Raises `StorageError` if that can't be."""
+        """The store at `home`, created owner-only if it is not there. Raises `StorageError` if that can't be.
+
+        A folder that was there keeps its mode: it may be one that others use too.
+        """
         try:
-            home.mkdir(parents=True, exist_ok=True)
-            home.chmod(0o700)
+            if not home.is_dir():
+                home.mkdir(parents=True)
+                home.chmod(0o700)
         except OSError as error:
             raise StorageError(
                 f"the folder {home} cannot be used: {error.strerror}; set ERAFLOW_HOME to one that can"

@@ -140,7 +140,7 @@ def _add_rehearse(commands: Any) -> None:
 def _add_weekly(commands: Any) -> None:
     parser = _command(commands, "weekly", _weekly, "the whole weekly flow for the open round")
     _add_round_flags(parser)
-    parser.add_argument("--config", type=Path, metavar="FILE", help="the configuration, as deployments/weekly.toml")
+    parser.add_argument("--config", type=_path, metavar="FILE", help="the configuration, as deployments/weekly.toml")
     parser.add_argument("--no-submit", action="store_true", help="train and validate only")
     parser.add_argument("--resubmit", action="store_true", help="replace a submission that is already there")
 
@@ -154,7 +154,7 @@ def _add_round_flags(parser: argparse.ArgumentParser) -> None:
         "--model", action="append", default=[], metavar="SLOT", help="a slot to submit for (repeatable)"
     )
     parser.add_argument(
-        "--data-from", type=Path, metavar="FOLDER", help="use these files (v5.3 layout) instead of a download"
+        "--data-from", type=_path, metavar="FOLDER", help="use these files (v5.3 layout) instead of a download"
     )
 
 
@@ -163,17 +163,22 @@ def _add_tournament(commands: Any) -> None:
     parser.add_argument(
         "--port", type=_port, default=8008, metavar="P", help="port on 127.0.0.1 (default 8008; 0: any free one)"
     )
-    parser.add_argument("--home", type=Path, required=True, metavar="DIR", help="where the tournament keeps its state")
+    parser.add_argument("--home", type=_path, required=True, metavar="DIR", help="where the tournament keeps its state")
     parser.add_argument(
-        "--data-from", type=Path, metavar="FOLDER", help="serve these files instead of a synthetic market"
+        "--data-from", type=_path, metavar="FOLDER", help="serve these files instead of a synthetic market"
     )
 
 
 def _port(text: str) -> int:
-    port = int(text)
-    if not 0 <= port <= 65535:
-        raise argparse.ArgumentTypeError(f"must be 0 to 65535, however {port} was given")
-    return port
+    if not (text.isascii() and text.isdigit() and int(text) <= 65535):
+        raise argparse.ArgumentTypeError(f"must be 0 to 65535, however {text} was given")
+    return int(text)
+
+
+def _path(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("must be a path, however an empty text was given")
+    return Path(text)
 
 
 def _add_recipes(commands: Any) -> None:

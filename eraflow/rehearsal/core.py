@@ -42,7 +42,6 @@ class Core:
         self._seed, self._weekly_only, self._system = seed, weekly_only, system
         self.lock = threading.RLock()
         home.mkdir(parents=True, exist_ok=True)
-        home.chmod(0o700)
         (home / "uploads").mkdir(exist_ok=True)
         self.keys: Keys = load_keys(home)
         self.state: State = load_state(home, last_saturday_noon(system()), slots)

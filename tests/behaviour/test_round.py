@@ -32,6 +32,8 @@ def test_a_second_run_keeps_the_page_of_the_one_that_submitted(week: Week) -> No
     drawn = page.read_bytes()
     assert week.play(steps=plain_steps()).report == page
     assert page.read_bytes() == drawn
+    week.play(week.request(submit=False), steps=plain_steps())
+    assert page.read_bytes() == drawn
 
 
 def test_the_ledger_keeps_how_long_each_stage_took(week: Week) -> None:

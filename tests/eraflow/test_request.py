@@ -135,3 +135,9 @@ def test_a_recipe_that_the_configuration_misspells_is_refused(tmp_path: Path) ->
 def test_a_request_shows_no_secret_because_it_holds_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NUMERAI_SECRET_KEY", "s3cr3t")
     assert "s3cr3t" not in repr(asked(slots=["one"]))
+
+
+@pytest.mark.parametrize("slot", ["", "  "])
+def test_a_slot_without_a_name_is_refused(slot: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="must be the name of a model"):
+        make_request(home=tmp_path, slots=[slot])
