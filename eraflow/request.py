@@ -18,6 +18,8 @@ from eraflow.recipes import Recipe
 from eraflow.store import utc_text
 from eraflow.submission import SubmissionConfig
 
+# Of each pair exactly one is set, so `--set training.epochs=6` means that steps no longer rule.
+EXCLUDES = {"epochs": "steps", "steps": "epochs", "batch_size": "eras_per_step", "eras_per_step": "batch_size"}
 DEFAULT_RECIPE = "era-pearson"
 
 
@@ -113,5 +115,7 @@ def recipe_names(request: Request) -> list[str]:
 
 
 def wanted_recipe(request: Request, name: str) -> Recipe:
-    """The recipe `name` with the request's overrides."""
-    return override(recipes.get(name), request.overrides)
+    """The recipe `name` with the request's overrides; what one of them excludes is unset."""
+    given = request.overrides
+    unset = {f"training.{other}": "0" for one, other in EXCLUDES.items() if f"training.{one}" in given}
+    return override(recipes.get(name), {**unset, **given})

@@ -155,15 +155,3 @@ def _receipt_text(receipt: Receipt) -> str:
 
 def _figure(value: float | None) -> str:
     return "undefined" if value is None else f"{value:.4f}"
-
-
-def headline(result: RoundResult) -> str:
-    """The round in one sentence."""
-    here = f"round {result.round}" if result.round is not None else "local files"
-    if result.error:
-        return f"{here}: {result.error['message']}"
-    wrong = [receipt for receipt in result.receipts if receipt.exit_code]
-    if wrong:
-        return f"{here}: {len(wrong)} of {len(result.receipts)} slots are not safe; {wrong[0].error_message}"
-    sent = [receipt for receipt in result.receipts if receipt.submission_id]
-    return f"{here} is safe: {len(sent)} verified" if sent else f"{here}: trained, nothing submitted"

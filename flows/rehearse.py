@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from eraflow.errors import InputError
+from eraflow.files import adopt_files
 from eraflow.rehearsal import LocalTournament, MarketConfig, random_faults
 from eraflow.request import Request, make_request
 from eraflow.result import RoundResult
@@ -66,8 +67,8 @@ def local_tournament(
     home: Path, request: Request, data_from: Path | None, rows: int | None, features: int | None
 ) -> LocalTournament:
     """The tournament of this rehearsal home, with the market or the folder that was asked for."""
-    if data_from is not None and not data_from.is_dir():
-        raise InputError(f"--data-from must name a folder, however {data_from} is not one")
+    if data_from is not None:
+        adopt_files(data_from, Store.open(home), None)  # refuses what is no folder in v5.3 layout, before any start
     market = MarketConfig.sized(rows=rows, features=features)
     return LocalTournament(
         home / "tournament", market=market, data_from=data_from, slots=tuple(request.config.slots), weekly_only=True

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from eraflow.errors import InputError
+from eraflow.errors import DataError, InputError
 from eraflow.request import Request
 from eraflow.result import RoundResult
 from eraflow.weekly import play
@@ -110,3 +110,11 @@ def test_what_cannot_be_meant_is_refused_before_any_work(
     with pytest.raises(InputError, match=text):
         rehearse(environ, **wrong)  # type: ignore[arg-type]  # each of its own kind
     assert not any((tmp_path / "home").rglob("tournament.json"))
+
+
+def test_a_folder_without_the_files_is_refused_before_the_tournament_starts(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    environ = {"ERAFLOW_HOME": str(tmp_path / "home")}
+    with pytest.raises(DataError, match=r"train\.parquet is missing"):
+        rehearse(environ, data_from=tmp_path / "empty")
+    assert not (tmp_path / "home" / "rehearsal" / "tournament").exists()

@@ -141,3 +141,16 @@ def test_a_request_shows_no_secret_because_it_holds_none(monkeypatch: pytest.Mon
 def test_a_slot_without_a_name_is_refused(slot: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="must be the name of a model"):
         make_request(home=tmp_path, slots=[slot])
+
+
+def test_epochs_take_the_place_of_steps_and_steps_of_epochs(tmp_path: Path) -> None:
+    request = make_request(home=tmp_path, slots=["one"], recipe="era-pearson", assignments={"training.epochs": "6"})
+    training = wanted_recipe(request, "era-pearson").training
+    assert (training.epochs, training.steps, training.eras_per_step) == (6, None, 4)
+    request = make_request(home=tmp_path, slots=["one"], recipe="simple-mlp", assignments={"training.steps": "9"})
+    assert wanted_recipe(request, "simple-mlp").training.epochs is None
+
+
+def test_both_of_what_excludes_the_other_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="exactly one of epochs and steps"):
+        make_request(home=tmp_path, slots=["one"], assignments={"training.epochs": "6", "training.steps": "9"})

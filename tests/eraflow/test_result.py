@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from eraflow.errors import ClosedError, DataError
-from eraflow.result import ModelReport, RoundResult, error_entry, headline, json_object, summary_text
+from eraflow.result import ModelReport, RoundResult, error_entry, json_object, summary_text
 from eraflow.submission import Receipt
 
 
@@ -130,16 +130,3 @@ def test_figures_that_are_undefined_are_said_so() -> None:
     text = summary_text(RoundResult(round=None, models=(model(validation=found, untrained_spearman=None),)))
     assert text.startswith("no round")
     assert "Spearman undefined (untrained undefined), Sharpe undefined" in text
-
-
-@pytest.mark.parametrize(
-    ("result", "told"),
-    [
-        (RoundResult(round=7, receipts=(receipt(), receipt(slot="two"))), "round 7 is safe: 2 verified"),
-        (RoundResult(round=7, receipts=(receipt(), CLOSED)), "round 7: 1 of 2 slots are not safe; too late"),
-        (RoundResult(round=7, error=error_entry(DataError("damaged"))), "round 7: damaged"),
-        (RoundResult(round=None, receipts=(lost(status="skipped"),)), "local files: trained, nothing submitted"),
-    ],
-)
-def test_the_headline_says_whether_the_week_is_safe(result: RoundResult, told: str) -> None:
-    assert headline(result) == told
