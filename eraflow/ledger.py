@@ -1,4 +1,5 @@
-"""What eraflow did, in one SQLite file: every attempt at a submission and how long each stage took.
+"""What eraflow did, in one SQLite file: every attempt at a submission, how long each stage took, the rounds that were
+seen, the alarms that were raised and the scores that were collected.
 
 The ledger makes a second run harmless: an entry is written and synced before each step that the tournament could
 see, so after a crash it says which steps may have happened. It never decides alone: the tournament is asked first,
@@ -8,7 +9,7 @@ and a lost ledger only means that our own submission looks like somebody else's.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
@@ -16,14 +17,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from eraflow.errors import StorageError
+from eraflow.rounds import Round
 from eraflow.store import utc_text
 
 # started: nothing was sent · uploaded: the bytes are there, no submission yet · sending: it may have taken effect
 # submitted: its id is known · verified: read back · failed: it certainly did not take effect
 State = Literal["started", "uploaded", "sending", "submitted", "verified", "failed"]
 
-SCHEMA_VERSION = 1
-_SCHEMA = """
+SCHEMA_VERSION = 2
+_SCHEMAS = (
+    """
 CREATE TABLE IF NOT EXISTS attempts (
     id INTEGER PRIMARY KEY,
     tournament TEXT NOT NULL, round INTEGER NOT NULL, slot TEXT NOT NULL,
@@ -37,7 +40,26 @@ CREATE TABLE IF NOT EXISTS stages (
     tournament TEXT NOT NULL, round INTEGER, stage TEXT NOT NULL, recipe TEXT NOT NULL,
     seconds REAL NOT NULL, at_utc TEXT NOT NULL
 );
-"""
+""",
+    """
+ALTER TABLE attempts ADD COLUMN model_id TEXT;
+CREATE INDEX stages_by_recipe ON stages (tournament, stage, recipe);
+CREATE TABLE rounds (
+    tournament TEXT NOT NULL, number INTEGER NOT NULL, opens_at_utc TEXT NOT NULL, closes_at_utc TEXT NOT NULL,
+    ends_at_utc TEXT, seen_at_utc TEXT NOT NULL, PRIMARY KEY (tournament, number)
+);
+CREATE TABLE alarms (
+    id INTEGER PRIMARY KEY, tournament TEXT NOT NULL, round INTEGER, kind TEXT NOT NULL, title TEXT NOT NULL,
+    told INTEGER NOT NULL, at_utc TEXT NOT NULL
+);
+CREATE TABLE scores (
+    tournament TEXT NOT NULL, round INTEGER NOT NULL, slot TEXT NOT NULL, name TEXT NOT NULL, version TEXT NOT NULL,
+    day INTEGER NOT NULL, date TEXT, value REAL, percentile REAL, resolved INTEGER NOT NULL,
+    PRIMARY KEY (tournament, round, slot, name, version, day)
+);
+""",
+)
+"""What leads from each version to the next, from an empty file on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +84,39 @@ class Attempt:
     verified: str | None
     late: bool
     error: str | None
+    model_id: str | None
+    """The model that predicted; None for a benchmark, and in attempts that are older than this column."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlarmNote:
+    """An alarm that was raised."""
+
+    round: int | None
+    kind: str
+    title: str
+    told: int
+    """How many addresses took it."""
+    at_utc: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """What the tournament gave a slot's submission for a round, as of one day of its scoring."""
+
+    round: int
+    slot: str
+    name: str
+    """The score's display name, as `corr60`."""
+    version: str = ""
+    day: int = 0
+    """Of the round's scoring, counted from 1; 0 where the tournament does not say."""
+    date: str | None = None
+    value: float | None
+    percentile: float | None = None
+    """Among all models, 0 to 1."""
+    resolved: bool = False
+    """The score is final."""
 
 
 class Ledger:
@@ -70,21 +125,24 @@ class Ledger:
     def __init__(self, path: Path, tournament: str) -> None:
         self.path, self.tournament = path, tournament
         with self._connected() as connection:
-            version = connection.execute("PRAGMA user_version").fetchone()[0]
-            if version == 0:
-                connection.executescript(f"BEGIN IMMEDIATE;{_SCHEMA}PRAGMA user_version = {SCHEMA_VERSION};COMMIT;")
-            elif version != SCHEMA_VERSION:
+            if _version(connection) < SCHEMA_VERSION:
+                _bring_up_to_date(connection)
+            if (version := _version(connection)) != SCHEMA_VERSION:
                 raise StorageError(
                     f"the ledger {path} is of version {version}, however this eraflow reads version {SCHEMA_VERSION};"
                     " use the eraflow that wrote it, or move the file away"
                 )
 
-    def begin(self, *, round_number: int, slot: str, recipe: str, source: str, sha256: str, late: bool) -> int:
+    def begin(
+        self, *, round_number: int, slot: str, recipe: str, source: str, sha256: str, late: bool,
+        model_id: str | None = None,
+    ) -> int:  # fmt: skip
         """Enter a new attempt in state `started`; returns its id."""
         return self._write(
-            "INSERT INTO attempts (tournament, round, slot, recipe, source, sha256, late, state, started_at_utc)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, 'started', ?)",
-            (self.tournament, round_number, slot, recipe, source, sha256, int(late), _now()),
+            "INSERT INTO attempts"
+            " (tournament, round, slot, recipe, source, sha256, late, model_id, state, started_at_utc)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'started', ?)",
+            (self.tournament, round_number, slot, recipe, source, sha256, int(late), model_id, _now()),
         )
 
     def mark(
@@ -117,12 +175,91 @@ class Ledger:
     def attempt(self, attempt_id: int) -> Attempt:
         return _attempt(self._read("SELECT * FROM attempts WHERE id = ?", (attempt_id,))[0])
 
+    def recent(self, rounds: int = 5) -> list[Attempt]:
+        """All attempts of the last `rounds` rounds that had any, newest first."""
+        rows = self._read(
+            "SELECT * FROM attempts WHERE tournament = ? AND round IN"
+            " (SELECT DISTINCT round FROM attempts WHERE tournament = ? ORDER BY round DESC LIMIT ?)"
+            " ORDER BY round DESC, id DESC",
+            (self.tournament, self.tournament, rounds),
+        )
+        return [_attempt(row) for row in rows]
+
+    # How long things take
+
     def note_stage(self, round_number: int | None, stage: str, recipe: str, seconds: float) -> None:
         """Keep how long a stage took [s], so that later rounds know what still fits before a deadline."""
         self._write(
             "INSERT INTO stages (tournament, round, stage, recipe, seconds, at_utc) VALUES (?, ?, ?, ?, ?, ?)",
             (self.tournament, round_number, stage, recipe, seconds, _now()),
         )
+
+    def durations(self, stage: str, recipe: str, limit: int = 5) -> list[float]:
+        """How long the last runs of a stage took [s], newest first."""
+        rows = self._read(
+            "SELECT seconds FROM stages WHERE tournament = ? AND stage = ? AND recipe = ? ORDER BY id DESC LIMIT ?",
+            (self.tournament, stage, recipe, limit),
+        )
+        return [float(row["seconds"]) for row in rows]
+
+    # Rounds, alarms and scores
+
+    def note_round(self, seen: Round) -> None:
+        """Keep the times of a round, for when the tournament cannot be asked."""
+        ends = utc_text(seen.ends_at_utc) if seen.ends_at_utc else None
+        self._write(
+            "INSERT OR REPLACE INTO rounds (tournament, number, opens_at_utc, closes_at_utc, ends_at_utc, seen_at_utc)"
+            " VALUES (?, ?, ?, ?, ?, ?)",
+            (self.tournament, seen.number, utc_text(seen.opens_at_utc), utc_text(seen.closes_at_utc), ends, _now()),
+        )
+
+    def rounds(self, limit: int = 5) -> list[Round]:
+        """The last rounds that were seen, newest first."""
+        rows = self._read(
+            "SELECT * FROM rounds WHERE tournament = ? ORDER BY number DESC LIMIT ?", (self.tournament, limit)
+        )
+        return [_round(row) for row in rows]
+
+    def note_alarm(self, round_number: int | None, kind: str, title: str, told: int) -> None:
+        """Keep that an alarm was raised and how many addresses took it."""
+        self._write(
+            "INSERT INTO alarms (tournament, round, kind, title, told, at_utc) VALUES (?, ?, ?, ?, ?, ?)",
+            (self.tournament, round_number, kind, title, told, _now()),
+        )
+
+    def alarms(self, limit: int = 5) -> list[AlarmNote]:
+        """The last alarms, newest first."""
+        rows = self._read(
+            "SELECT * FROM alarms WHERE tournament = ? ORDER BY id DESC LIMIT ?", (self.tournament, limit)
+        )
+        return [AlarmNote(**{part.name: row[part.name] for part in fields(AlarmNote)}) for row in rows]
+
+    def note_scores(self, scores: Iterable[Score]) -> None:
+        """Keep scores; one of the same round, slot, name, version and day is replaced."""
+        names = [part.name for part in fields(Score)]
+        statement = (
+            f"INSERT OR REPLACE INTO scores (tournament, {', '.join(names)})"  # noqa: S608  # our own names
+            f" VALUES (?{', ?' * len(names)})"
+        )
+        with self._connected() as connection, connection:
+            connection.executemany(
+                statement, [(self.tournament, *(getattr(score, name) for name in names)) for score in scores]
+            )
+
+    def scores(self, slot: str | None = None) -> list[Score]:
+        """All scores that were collected, of one slot where it is named, by slot, name, round and day."""
+        rows = self._read(
+            "SELECT * FROM scores WHERE tournament = ? AND slot = coalesce(?, slot)"
+            " ORDER BY slot, name, version, round, day",
+            (self.tournament, slot),
+        )
+        found = [{part.name: row[part.name] for part in fields(Score)} for row in rows]
+        return [Score(**{**values, "resolved": bool(values["resolved"])}) for values in found]
+
+    def check(self) -> str | None:
+        """What SQLite finds damaged, or None."""
+        found = str(self._read("PRAGMA quick_check", ())[0][0])
+        return None if found == "ok" else found
 
     def _write(self, statement: str, values: tuple[Any, ...]) -> int:
         with self._connected() as connection, connection:
@@ -147,6 +284,34 @@ class Ledger:
                 f"the ledger {self.path} cannot be used: {error}; if it is damaged, move it away:"
                 " the tournament is asked what was submitted before anything is sent"
             ) from error
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _bring_up_to_date(connection: sqlite3.Connection) -> None:
+    """One transaction, begun before the version is read, because two processes may find the same old file."""
+    connection.isolation_level = None
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        for script in _SCHEMAS[_version(connection) :]:
+            for statement in filter(str.strip, script.split(";")):
+                connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        connection.execute("COMMIT")
+    except sqlite3.Error:
+        connection.execute("ROLLBACK")
+        raise
+
+
+def _round(row: sqlite3.Row) -> Round:
+    return Round(
+        number=row["number"],
+        opens_at_utc=datetime.fromisoformat(row["opens_at_utc"]),
+        closes_at_utc=datetime.fromisoformat(row["closes_at_utc"]),
+        ends_at_utc=datetime.fromisoformat(row["ends_at_utc"]) if row["ends_at_utc"] else None,
+    )
 
 
 def _now() -> str:

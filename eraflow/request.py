@@ -12,26 +12,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from eraflow import recipes
-from eraflow.config import build, override, read_toml, suggestion
+from eraflow.config import override, suggestion
 from eraflow.errors import InputError
 from eraflow.recipes import Recipe
 from eraflow.store import utc_text
-from eraflow.submission import SubmissionConfig
+from eraflow.weekly_config import WeeklyConfig, read_configuration
 
 # Of each pair exactly one is set, so `--set training.epochs=6` means that steps no longer rule.
 EXCLUDES = {"epochs": "steps", "steps": "epochs", "batch_size": "eras_per_step", "eras_per_step": "batch_size"}
 DEFAULT_RECIPE = "era-pearson"
-
-
-@dataclass(frozen=True, kw_only=True)
-class WeeklyConfig:
-    """What `weekly.toml` holds."""
-
-    data_version: str = "v5.3"
-    """The tournament's data version, a folder of its file names."""
-    slots: Mapping[str, str] = field(default_factory=dict)
-    """Slot (the account's model name in tournament 8) -> recipe."""
-    submission: SubmissionConfig = field(default_factory=SubmissionConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,12 +29,18 @@ class Request:
 
     home: Path
     config: WeeklyConfig = field(default_factory=WeeklyConfig)
+    config_file: Path | None = None
+    """Where alarms are read from when they ring: their addresses are secrets, which a parameter would show."""
     overrides: Mapping[str, str] = field(default_factory=dict)
     """Parts of every recipe replaced: dotted path -> text."""
     recipe: str | None = None
     """The recipe when no slot names one."""
     submit: bool = True
     resubmit: bool = False
+    train: bool = True
+    """False: predict with the newest good model, as on weekdays, when an hour is all there is."""
+    wait_s: float = 0.0
+    """How long to wait for a round to open [s]."""
     asked_at_utc: str = field(default_factory=lambda: utc_text(datetime.now(UTC), "microseconds"))
     """When this was asked for: what `resubmit` has sent since then is not replaced again by a repetition."""
     data_from: Path | None = None
@@ -65,10 +60,12 @@ def make_request(
     assignments: Mapping[str, str] | None = None,
     submit: bool = True,
     resubmit: bool = False,
+    train: bool = True,
+    wait_s: float = 0.0,
     data_from: Path | None = None,
 ) -> Request:
     """A request from what a command was given. Raises `InputError` for whatever cannot be meant, before any work."""
-    config = build(WeeklyConfig, read_toml(config_file)) if config_file else WeeklyConfig()
+    config = read_configuration(config_file).weekly
     of_recipe, of_config = _sorted_out(assignments or {})
     config = override(config, of_config)
     named = dict.fromkeys(slots)
@@ -88,10 +85,13 @@ def make_request(
     request = Request(
         home=home,
         config=dataclasses.replace(config, slots=chosen),
+        config_file=config_file.resolve() if config_file else None,
         overrides=of_recipe,
         recipe=recipe,
         submit=submit,
         resubmit=resubmit,
+        train=train,
+        wait_s=wait_s,
         data_from=data_from,
     )
     for name in recipe_names(request):

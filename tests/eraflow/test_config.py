@@ -17,7 +17,7 @@ from eraflow import recipes
 from eraflow.config import build, override, parse_assignments, read_toml, suggestion, to_table, to_toml
 from eraflow.errors import InputError
 from eraflow.recipes import Recipe
-from eraflow.request import WeeklyConfig
+from eraflow.weekly_config import Configuration
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,6 +218,6 @@ def test_the_nearest_name_is_suggested_and_otherwise_all_are_told() -> None:
 
 def test_the_users_configuration_that_ships_is_accepted() -> None:
     shipped = Path(__file__).parents[2] / "deployments" / "weekly.toml"
-    config = build(WeeklyConfig, read_toml(shipped))
+    config = build(Configuration, read_toml(shipped))
     assert set(config.slots.values()) <= set(recipes.RECIPES)
-    assert dataclasses.replace(config, slots={}) == WeeklyConfig(), "the file shows the defaults"
+    assert dataclasses.replace(config, slots={}) == Configuration(), "the file shows the defaults"

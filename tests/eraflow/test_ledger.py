@@ -7,7 +7,8 @@ import sqlite3
 import subprocess
 import sys
 from collections import defaultdict
-from datetime import datetime, timedelta
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,7 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from eraflow.errors import StorageError
-from eraflow.ledger import SCHEMA_VERSION, Attempt, Ledger, State
+from eraflow.ledger import _SCHEMAS, SCHEMA_VERSION, Attempt, Ledger, Score, State
+from eraflow.rounds import Round
 
 REAL = "https://api-tournament.numer.ai"
 STATES: tuple[State, ...] = get_args(State)
@@ -38,7 +40,7 @@ def test_a_new_attempt_has_sent_nothing(ledger: Ledger) -> None:
     assert dataclasses.replace(attempt, started_at_utc="") == Attempt(
         id=1, tournament=REAL, round=7, slot="one", recipe="simple-mlp", source="fresh", sha256="ab12",
         state="started", started_at_utc="", sent_at_utc=None, stored_as=None, submission_id=None, verified=None,
-        late=False, error=None,
+        late=False, error=None, model_id=None,
     )  # fmt: skip
     assert datetime.fromisoformat(attempt.started_at_utc).utcoffset() == timedelta(0)
 
@@ -115,13 +117,11 @@ for slot in "abc":
     assert [len(Ledger(path, "t").attempts(7, slot)) for slot in "abc"] == [3, 3, 3]
 
 
-def test_the_schema_may_be_made_between_a_look_and_the_making(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_may_open_a_new_ledger_at_once(tmp_path: Path) -> None:
     path = tmp_path / "ledger.sqlite"
-    begin(Ledger(path, REAL))
-    with sqlite3.connect(path) as connection:
-        connection.execute("PRAGMA user_version = 0")  # what the slower process saw
-    connection.close()
-    assert len(Ledger(path, REAL).attempts(7, "one")) == 1
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: Ledger(path, REAL).attempts(7, "one"), range(16)))
+    assert found == [[]] * 16
 
 
 def test_stage_times_are_kept_with_their_round(ledger: Ledger) -> None:
@@ -139,7 +139,7 @@ def test_a_ledger_of_another_version_is_refused_and_left_alone(ledger: Ledger) -
     connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
     connection.close()
     before = ledger.path.read_bytes()
-    with pytest.raises(StorageError, match=r"is of version 2, however this eraflow reads version 1; use the eraflow"):
+    with pytest.raises(StorageError, match=r"is of version 3, however this eraflow reads version 2; use the eraflow"):
         Ledger(ledger.path, REAL)
     assert ledger.path.read_bytes() == before
 
@@ -208,3 +208,61 @@ def test_any_sequence_of_steps_is_told_back_as_it_was_entered(
             found = ledger.attempts(number, slot)
             assert [a.id for a in found] == expected[number, slot]
             assert all(getattr(a, name) == value for a in found for name, value in model[a.id].items())
+
+
+def test_a_ledger_of_version_1_is_brought_up_to_date_and_keeps_its_attempts(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    connection = sqlite3.connect(path)
+    connection.executescript(_SCHEMAS[0] + "PRAGMA user_version = 1;")
+    connection.execute(
+        "INSERT INTO attempts (tournament, round, slot, recipe, source, sha256, state, started_at_utc)"
+        " VALUES (?, 7, 'one', 'simple-mlp', 'fresh', 'ab12', 'verified', '2026-08-22T12:04:08+00:00')",
+        (REAL,),
+    )
+    connection.commit()
+    connection.close()
+    (attempt,) = Ledger(path, REAL).attempts(7, "one")
+    assert (attempt.state, attempt.model_id) == ("verified", None)
+
+
+def test_the_last_rounds_are_told_with_all_their_attempts(ledger: Ledger) -> None:
+    for number in (5, 6, 7, 7):
+        begin(ledger, round_number=number)
+    assert [attempt.round for attempt in ledger.recent(2)] == [7, 7, 6]
+
+
+def test_rounds_are_remembered_with_their_newest_times(ledger: Ledger) -> None:
+    opens, closes = datetime(2026, 8, 22, 12, tzinfo=UTC), datetime(2026, 8, 23, 14, tzinfo=UTC)
+    first = Round(number=7, opens_at_utc=opens, closes_at_utc=closes)
+    moved = Round(number=7, opens_at_utc=opens, closes_at_utc=closes - timedelta(hours=1), ends_at_utc=closes)
+    for seen in (first, moved, Round(number=6, opens_at_utc=opens, closes_at_utc=closes)):
+        ledger.note_round(seen)
+    assert ledger.rounds()[0] == moved
+    assert [seen.number for seen in ledger.rounds()] == [7, 6]
+
+
+def test_durations_are_those_of_the_stage_and_recipe_newest_first(ledger: Ledger) -> None:
+    for seconds in (1.0, 2.0, 3.0):
+        ledger.note_stage(7, "training", "simple-mlp", seconds)
+    ledger.note_stage(7, "training", "era-pearson", 99.0)
+    ledger.note_stage(7, "dataset", "simple-mlp", 98.0)
+    assert ledger.durations("training", "simple-mlp", limit=2) == [3.0, 2.0]
+
+
+def test_a_score_of_the_same_day_replaces_what_was_there(ledger: Ledger) -> None:
+    early = Score(round=7, slot="one", name="corr60", day=1, value=0.01)
+    final = Score(round=7, slot="one", name="corr60", day=60, value=0.02, percentile=0.7, resolved=True)
+    ledger.note_scores([early, final])
+    ledger.note_scores([dataclasses.replace(early, value=0.011)])
+    assert ledger.scores() == [dataclasses.replace(early, value=0.011), final]
+    assert ledger.scores("two") == []
+
+
+def test_alarms_are_kept_with_how_many_were_told(ledger: Ledger) -> None:
+    ledger.note_alarm(7, "missed", "round 7 is not safe", 2)
+    ledger.note_alarm(None, "failure", "no round", 0)
+    assert [(note.round, note.kind, note.told) for note in ledger.alarms()] == [(None, "failure", 0), (7, "missed", 2)]
+
+
+def test_a_whole_ledger_has_no_damage_to_tell(ledger: Ledger) -> None:
+    assert ledger.check() is None

@@ -1,0 +1,23 @@
+"""What the command prints: to a reader that may have gone away, which changes nothing about the round."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+
+
+def show(text: str) -> None:
+    """Print to standard output."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def complain(message: str) -> None:
+    """Print to standard error, with the command's name in front."""
+    if sys.stderr is None:  # closed by the caller; print would fall back to standard output
+        return
+    with contextlib.suppress(OSError):
+        print("eraflow:", message, file=sys.stderr, flush=True)
