@@ -10,7 +10,8 @@
     │   └── UnknownOutcomeError        1  a submission was sent and nobody can tell what became of it
     ├── DataError                      5  a file is damaged or not what the tournament documents
     ├── StorageError                   1  no room, no permission, or a file changed under us
-    └── TrainingError                  1  the model could not be trained
+    ├── TrainingError                  1  the model could not be trained
+    └── OutOfTimeError                 1  a fresh model cannot be there before the on-time deadline
 
 A message says what must hold and what was met, for which round, file or model, and what to do now.
 No error carries a request, a response, an address with a signature, or a key.
@@ -111,6 +112,12 @@ class TrainingError(EraflowError):
     """The model could not be trained: a loss that is not finite, no rows left, a device out of memory."""
 
     code = "training"
+
+
+class OutOfTimeError(EraflowError):
+    """What was begun cannot be finished before the on-time deadline, and was stopped so that something else can."""
+
+    code = "out-of-time"
 
 
 def worst_exit_code(codes: Iterable[int]) -> int:

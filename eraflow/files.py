@@ -94,7 +94,14 @@ def fetch_files(
 
 def fetch_live(tournament: Tournament, store: Store, opened: Round, version: str, progress: Progress = silent) -> File:
     """Bring the live file of the round `opened`, always anew. Raises as `fetch_files` does."""
-    path = store.round_folder(opened.number) / "live.parquet"
+    return fetch_for_round(tournament, store, opened, version, "live.parquet", progress)
+
+
+def fetch_for_round(
+    tournament: Tournament, store: Store, opened: Round, version: str, name: str, progress: Progress = silent
+) -> File:
+    """Bring a parquet file that is new in each round, always anew. Raises as `fetch_files` does."""
+    path = store.round_folder(opened.number) / name
     return _fetch(tournament, f"{version}/{path.name}", path, opened, verify_parquet, always=True, progress=progress)
 
 

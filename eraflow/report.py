@@ -14,10 +14,10 @@ from pathlib import Path
 
 from eraflow.errors import EraflowError
 from eraflow.pictures import CHECK, DASH, TIMES, figure_text, training_png, validation_png
+from eraflow.receipt import Receipt
 from eraflow.result import ModelReport, RoundResult
 from eraflow.rounds import duration_text
 from eraflow.store import write_atomically
-from eraflow.submission import Receipt
 from eraflow.verdict import Verdict, is_late, proof_text, utc_moment, verdict
 from eraflow.week_picture import LOOKS, kind_of, status_text, verified_text, week_png
 

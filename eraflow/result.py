@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from eraflow.errors import EraflowError, worst_exit_code
-from eraflow.submission import Receipt
+from eraflow.receipt import Receipt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +32,9 @@ class ModelReport:
     best_reachable_spearman: float | None = None
     """What nobody can beat on this hold-out; known for a synthetic market only."""
     notes: tuple[str, ...] = ()
+    cut: bool = False
+    """There was no time to finish its training."""
+    made_at_utc: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +63,19 @@ class RoundResult:
 def error_entry(error: EraflowError) -> dict[str, Any]:
     """The stable form of an error."""
     return {"code": error.code, "message": error.message, "exit_code": error.exit_code}
+
+
+RECEIPT_KEYS = (
+    "recipe",
+    "source",
+    "model_id",
+    "submission_id",
+    "sha256",
+    "status",
+    "verified",
+    "origin",
+    "sent_at_utc",
+)
 
 
 def json_object(result: RoundResult) -> dict[str, Any]:
@@ -96,6 +112,8 @@ def _model(model: ModelReport) -> dict[str, Any]:
         "epochs",
         "refit",
         "model_id",
+        "cut",
+        "made_at_utc",
         "untrained_spearman",
         "best_reachable_spearman",
     )
@@ -109,11 +127,10 @@ def _model(model: ModelReport) -> dict[str, Any]:
 def _submission(receipt: Receipt) -> dict[str, Any]:
     found: dict[str, Any] = {
         "model": receipt.slot,
-        **{
-            key: getattr(receipt, key)
-            for key in ("recipe", "source", "submission_id", "sha256", "status", "verified", "origin", "sent_at_utc")
-        },
+        **{key: getattr(receipt, key) for key in RECEIPT_KEYS},
     }
+    if receipt.note:
+        found["note"] = receipt.note
     if receipt.error_code:
         found["error"] = {"code": receipt.error_code, "message": receipt.error_message}
     return found
@@ -147,9 +164,12 @@ def _receipt_text(receipt: Receipt) -> str:
         return f"slot {receipt.slot}: {receipt.status}"
     state = f"verified by {receipt.verified}" if receipt.verified else "NOT VERIFIED"
     foreign = ", made by somebody else" if receipt.origin == "foreign" else ""
+    source = f" ({receipt.source})" if receipt.source not in (None, "fresh") else ""
+    note = f"\n    note: {receipt.note}" if receipt.note else ""
     return (
         f"slot {receipt.slot}: {receipt.status}{foreign}, {state}\n"
-        f"    submission {receipt.submission_id}, sha256 {receipt.sha256 or 'unknown'}, recipe {receipt.recipe}"
+        f"    submission {receipt.submission_id}, sha256 {receipt.sha256 or 'unknown'}, recipe {receipt.recipe}{source}"
+        f"{note}"
     )
 
 

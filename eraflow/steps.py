@@ -8,29 +8,38 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from eraflow import recipes, trained
+import numpy as np
+import numpy.typing as npt
+
+from eraflow import fallback, recipes, trained
+from eraflow.budget import Budget, budget_for, budget_text, unlimited
 from eraflow.columns import Kind
 from eraflow.dataset import StoredDataset, decode, open_stored
-from eraflow.errors import ClosedError, DataError, InputError
+from eraflow.errors import ClosedError, DataError, InputError, TrainingError, TransientError
+from eraflow.fallback import NoStandInError
 from eraflow.feature_sets import read_features_json
-from eraflow.files import File, Files, adopt_files, fetch_files, fetch_live
+from eraflow.files import File, Files, adopt_files, fetch_files, fetch_for_round, fetch_live
 from eraflow.ledger import Ledger
 from eraflow.parquet import ParquetSource
 from eraflow.progress import Progress, silent
+from eraflow.receipt import Receipt, Source
 from eraflow.recipes import Recipe
 from eraflow.request import Request, wanted_recipe
 from eraflow.result import ModelReport, RoundResult
-from eraflow.rounds import Round
+from eraflow.rounds import Round, duration_text
 from eraflow.store import Store, exclusive, write_atomically
-from eraflow.submission import Order, Receipt, canonical_csv, standing, submit
+from eraflow.submission import OVERTAKEN, Order, canonical_csv, standing, submit
 from eraflow.tournament import Slot, Tournament
+from eraflow.trained import Trained
 
 logger = logging.getLogger("eraflow")
 
-logger = logging.getLogger("eraflow")
+# How often the tournament is asked whether the round has opened [s].
+POLL_S = 15.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +66,19 @@ class Predicted:
     sha256: str
     live: Path
     """Folder of the decoded live data, for their ids."""
+    source: Source = "fresh"
+    model_id: str | None = None
+    note: str | None = None
+    """Why something other than a fresh model predicted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StandIn:
+    """What is sent in place of a fresh model's predictions."""
+
+    predicted: Predicted
+    model: ModelReport | None
+    """None for a benchmark."""
 
 
 def find_slots(request: Request) -> dict[str, Slot]:
@@ -74,8 +96,30 @@ def find_slots(request: Request) -> dict[str, Slot]:
 
 
 def open_round(request: Request) -> Round:
-    """The open round, or with `late = "submit"` the one that closed last. Raises `ClosedError` otherwise."""
-    tournament = Tournament.from_environment()
+    """The open round, or with `late = "submit"` the one that closed last; it is waited for as long as was asked for.
+
+    Raises `ClosedError` otherwise. Its times are kept in the ledger.
+    """
+    tournament, store = Tournament.from_environment(), Store.open(request.home)
+    give_up_s = time.monotonic() + request.wait_s
+    said = False
+    while True:
+        try:
+            opened = _open_round(tournament, request)
+            break
+        except (ClosedError, TransientError) as error:
+            left_s = give_up_s - time.monotonic()
+            if left_s <= 0:
+                raise
+            if not said:
+                logger.info("%s; asked again for %s", error.message, duration_text(left_s))
+                said = True
+            time.sleep(min(POLL_S, left_s, max(0.2, request.wait_s / 100)))
+    Ledger(store.ledger_path, tournament.url).note_round(opened)
+    return opened
+
+
+def _open_round(tournament: Tournament, request: Request) -> Round:
     if request.config.submission.late == "submit":
         return tournament.latest_round()
     opened = tournament.current_round()
@@ -87,6 +131,19 @@ def open_round(request: Request) -> Round:
     return opened
 
 
+def find_budget(request: Request, recipe_of_slots: tuple[str, ...]) -> Budget:
+    """How long a fresh model may take, asked anew: the deadline may have moved, or the next round may be open.
+
+    `recipe_of_slots` has the recipe of each slot that is still to be sent.
+    """
+    tournament, store = Tournament.from_environment(), Store.open(request.home)
+    current = tournament.latest_round()
+    if request.config.submission.late == "submit":
+        return unlimited(current)
+    ledger, left_s = Ledger(store.ledger_path, tournament.url), current.left_s(tournament.now_utc())
+    return budget_for(current, left_s, ledger, recipe_of_slots, request.config.fallback.reserve_s)
+
+
 def look_up(request: Request, opened: Round, slot: Slot) -> Receipt | None:
     """What the tournament already has of this slot, or None."""
     tournament, store = Tournament.from_environment(), Store.open(request.home)
@@ -94,8 +151,9 @@ def look_up(request: Request, opened: Round, slot: Slot) -> Receipt | None:
     return standing(tournament, ledger, opened, slot, request.config.slots[slot.name], request.config.submission)
 
 
-def gather_files(request: Request, opened: Round | None, progress: Progress = silent) -> Files:
-    """The round's files, verified."""
+def gather_files(request: Request, opened: Round | None, budget: Budget, progress: Progress = silent) -> Files:
+    """The round's files, verified. Raises `OutOfTimeError` where `budget` does not allow for them."""
+    progress = budget.guarding(progress)
     store = Store.open(request.home)
     store.sweep()
     version = request.config.data_version
@@ -124,8 +182,9 @@ def _require_same_ids(live: File, current: File) -> None:
         )
 
 
-def prepare(request: Request, files: Files, name: str, progress: Progress = silent) -> Prepared:
+def prepare(request: Request, files: Files, name: str, budget: Budget, progress: Progress = silent) -> Prepared:
     """Decode what the recipe `name` needs; live first, so that a bad live file is found before hours of training."""
+    progress = budget.guarding(progress)
     sets = read_features_json(files.features.path)
     with ParquetSource(files.train.path) as source:
         recipe, notes = recipes.resolve(wanted_recipe(request, name), sets.sets, source.names)
@@ -151,8 +210,12 @@ def prepare(request: Request, files: Files, name: str, progress: Progress = sile
     )
 
 
-def train(request: Request, prepared: Prepared, progress: Progress = silent) -> ModelReport:
-    """Fit with a hold-out, then refit where the recipe says so; a model that is already there is used."""
+def train(request: Request, prepared: Prepared, budget: Budget, progress: Progress = silent) -> ModelReport:
+    """Fit with a hold-out, then refit where the recipe says so; a model that is already there is used.
+
+    When `budget` is over the training is cut at its last whole epoch. Raises `OutOfTimeError` if there is none.
+    """
+    logger.debug("training %s: %s", prepared.recipe.name, budget_text(budget))
     folder = Store.open(request.home).model_folder(prepared.model_id)
     with exclusive(folder):
         fitted = trained.train(
@@ -161,13 +224,19 @@ def train(request: Request, prepared: Prepared, progress: Progress = silent) -> 
             validation=open_stored(prepared.validation, prepared.features),
             features=prepared.features,
             folder=folder,
+            data_version=request.config.data_version if request.data_from is None else None,
+            enough=budget.is_over,
             progress=progress,
             notes=prepared.notes,
         )
+    return _told_of(fitted)
+
+
+def _told_of(fitted: Trained) -> ModelReport:
     return ModelReport(
-        recipe=prepared.recipe.name,
+        recipe=fitted.recipe.name,
         model_id=fitted.model_id,
-        folder=folder,
+        folder=fitted.folder,
         device=fitted.device,
         rows=fitted.rows,
         features=len(fitted.features),
@@ -177,26 +246,111 @@ def train(request: Request, prepared: Prepared, progress: Progress = silent) -> 
         validation=fitted.validation.figures(),
         untrained_spearman=fitted.untrained_spearman,
         notes=fitted.notes,
+        cut=fitted.cut,
+        made_at_utc=fitted.made_at_utc,
     )
 
 
 def predict(request: Request, prepared: Prepared, model: ModelReport, progress: Progress = silent) -> Predicted:
     """One prediction for each live id of this round, as the bytes that will be sent."""
     live = open_stored(prepared.live, prepared.features)
-    prediction_N = trained.predict_live(trained.load(model.folder), live, progress)
+    found = trained.load(model.folder)
+    note = "its training was cut to be in time" if found.cut else None
+    return _predicted(request, prepared.round, live, trained.predict_live(found, live, progress), found, note=note)
+
+
+def stand_in(
+    request: Request, opened: Round, recipe: str, why: str, better_than: float | None, progress: Progress = silent
+) -> StandIn:
+    """Predictions of the newest good model, or of the benchmark if that is allowed; downloads live data alone.
+
+    With `better_than` only a model whose mean era Spearman is above it, and no benchmark. Raises `NoStandInError`.
+    """
+    tournament, store, config = Tournament.from_environment(), Store.open(request.home), request.config
+    file = _live_file(request, tournament, store, opened, progress)
+    into = store.round_folder(opened.number) / "decoded"
+    with ParquetSource(file.path) as source:
+        features = set(source.names)
+    try:
+        models = fallback.good_models(store, config, recipe, features, tournament.now_utc())
+    except NoStandInError as nothing:
+        if better_than is not None or not config.fallback.benchmark:
+            raise
+        logger.warning("%s", nothing.message)
+        return _benchmark(request, tournament, store, opened, file, into, recipe, why)
+    for found in models:
+        if better_than is not None and fallback.score_of(found) <= better_than:
+            continue
+        live = decode(file.path, into=into, sha256=file.sha256, features=found.features, kind="live")
+        try:
+            prediction_N = trained.predict_live(found, live, progress)
+        except TrainingError as error:
+            logger.warning("model %s cannot stand in: %s", found.model_id, error.message)
+            continue
+        note = f"{why}; model {found.model_id} of {found.made_at_utc[:10]} predicted"
+        predicted = _predicted(
+            request, opened.number, live, prediction_N, found, source="older-model", recipe=recipe, note=note
+        )
+        return StandIn(predicted=predicted, model=_told_of(found))
+    raise NoStandInError(f"none of {len(models)} older models can stand in for {recipe}")
+
+
+def _live_file(request: Request, tournament: Tournament, store: Store, opened: Round, progress: Progress) -> File:
+    current = fetch_live(tournament, store, opened, request.config.data_version, progress)
+    if request.data_from is not None:
+        _require_same_ids(adopt_files(request.data_from, store, opened.number).live, current)
+    return current
+
+
+def _benchmark(
+    request: Request, tournament: Tournament, store: Store, opened: Round, file: File, into: Path, recipe: str, why: str
+) -> StandIn:
+    column, version = request.config.fallback.benchmark, request.config.data_version
+    ids = sorted(_some_features(file.path))
+    live = decode(file.path, into=into, sha256=file.sha256, features=ids, kind="live")
+    path = fetch_for_round(tournament, store, opened, version, fallback.BENCHMARK_FILE).path
+    prediction_N = fallback.benchmark_predictions(path, column, live.id_N)
+    note = f"{why}; the benchmark {column} predicted"
+    predicted = _predicted(
+        request, opened.number, live, prediction_N, None, source="benchmark", recipe=recipe, note=note
+    )
+    return StandIn(predicted=predicted, model=None)
+
+
+def _some_features(path: Path) -> list[str]:
+    """One feature, so that the decoded form has the ids."""
+    with ParquetSource(path) as source:
+        return [name for name in source.names if name.startswith("feature_")][:1]
+
+
+def _predicted(
+    request: Request, number: int | None, live: StoredDataset, prediction_N: npt.NDArray[np.float64],
+    model: Trained | None, *, source: Source = "fresh", recipe: str | None = None, note: str | None = None,
+) -> Predicted:  # fmt: skip
     data = canonical_csv(live.id_N.tolist(), prediction_N)
-    sha256 = hashlib.sha256(data).hexdigest()
-    store = Store.open(request.home)
-    folder = store.round_folder(prepared.round) if prepared.round is not None else store.data_folder("local")
-    path = folder / f"predictions-{model.model_id}-{sha256[:12]}.csv"
+    sha256, store = hashlib.sha256(data).hexdigest(), Store.open(request.home)
+    folder = store.round_folder(number) if number is not None else store.data_folder("local")
+    by = model.model_id if model else source
+    path = folder / f"predictions-{by}-{sha256[:12]}.csv"
     write_atomically(path, data)
-    return Predicted(recipe=model.recipe, round=prepared.round, path=path, sha256=sha256, live=prepared.live)
+    return Predicted(
+        recipe=recipe or (model.recipe.name if model else source),
+        round=number,
+        path=path,
+        sha256=sha256,
+        live=live.folder,
+        source=source,
+        model_id=model.model_id if model else None,
+        note=note,
+    )
 
 
 def submit_slot(request: Request, opened: Round, slot: Slot, predicted: Predicted) -> Receipt:
     """Send the predictions for one slot, once, and read them back."""
     if predicted.round != opened.number:
-        raise ClosedError(f"the predictions are for round {predicted.round}, not {opened.number}; run this again")
+        raise ClosedError(
+            f"the predictions are for round {predicted.round}, not {opened.number}; run this again", code=OVERTAKEN
+        )
     tournament, store = Tournament.from_environment(), Store.open(request.home)
     if request.resubmit:
         # Otherwise what stands there is asked first, and its answer tells the tournament's time.
@@ -205,13 +359,15 @@ def submit_slot(request: Request, opened: Round, slot: Slot, predicted: Predicte
         opened=opened,
         slot=slot,
         recipe=predicted.recipe,
-        source="fresh",
+        source=predicted.source,
         data=predicted.path.read_bytes(),
         live_ids=open_stored(predicted.live).id_N.tolist(),
+        model_id=predicted.model_id,
     )
     ledger = Ledger(store.ledger_path, tournament.url)
     since = request.asked_at_utc if request.resubmit else None
-    return submit(tournament, ledger, store, order, request.config.submission, resubmit_since=since)
+    receipt = submit(tournament, ledger, store, order, request.config.submission, resubmit_since=since)
+    return replace(receipt, note=predicted.note) if receipt.sha256 == predicted.sha256 else receipt
 
 
 def report(request: Request, result: RoundResult) -> Path:

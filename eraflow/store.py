@@ -89,6 +89,10 @@ class Store:
     def data_folder(self, version: str) -> Path:
         return _made(self.home / "data" / safe_name(version))
 
+    @property
+    def models_folder(self) -> Path:
+        return self.home / "models"
+
     def model_folder(self, model_id: str) -> Path:
         return _made(self.home / "models" / safe_name(model_id))
 

@@ -18,7 +18,7 @@ from typing import Literal
 
 import numpy as np
 
-from eraflow.checks import Check, check_bytes, check_deadline, check_slot, require
+from eraflow.checks import check_bytes, check_deadline, check_slot, require
 from eraflow.errors import (
     ClosedError,
     CredentialsError,
@@ -29,14 +29,15 @@ from eraflow.errors import (
     UnknownOutcomeError,
 )
 from eraflow.ledger import Attempt, Ledger
+from eraflow.receipt import Receipt, Source, Status
 from eraflow.rounds import Round
 from eraflow.store import Store, exclusive, utc_text, write_atomically
 from eraflow.tournament import Listed, Slot, Tournament
 
 logger = logging.getLogger("eraflow")
 
-Status = Literal["submitted", "already-submitted", "late", "skipped", "failed"]
 FOUND_WRONG = "found-wrong"
+OVERTAKEN = "round-overtaken"
 READBACK_WAITS_S = (0.5, 1.0, 2.0, 4.0, 8.0)
 
 
@@ -55,39 +56,16 @@ class SubmissionConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Receipt:
-    """What is known of the submission of one slot for one round."""
-
-    round: int | None
-    slot: str
-    recipe: str
-    source: Literal["fresh", "older-model", "benchmark"] | None
-    status: Status
-    submission_id: str | None = None
-    sha256: str | None = None
-    """Of the bytes that were sent; for a foreign submission of those that were read back, where that is allowed."""
-    verified: Literal["bytes", "listed", False] = False
-    origin: Literal["own", "foreign"] | None = None
-    sent_at_utc: str | None = None
-    left_s: float | None = None
-    """Seconds between the sending and the on-time deadline; negative when late."""
-    error_code: str | None = None
-    error_message: str | None = None
-    exit_code: int = 0
-    checks: tuple[Check, ...] = ()
-    """What the predictions were judged by before they were sent; empty where nothing was sent now."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Order:
     """Everything that one submission is made of."""
 
     opened: Round
     slot: Slot
     recipe: str
-    source: Literal["fresh", "older-model", "benchmark"]
+    source: Source
     data: bytes
     live_ids: Sequence[str]
+    model_id: str | None = None
 
 
 def canonical_csv(ids: Sequence[str], prediction_N: np.ndarray) -> bytes:
@@ -231,6 +209,7 @@ def _send_once(
         source=order.source,
         sha256=sha256,
         late=opened.left_s(tournament.now_utc()) <= 0,
+        model_id=order.model_id,
     )
     try:
         # Round and hash in the name are a second clue to whose bytes these are.
@@ -349,7 +328,8 @@ def _asked_again(tournament: Tournament, opened: Round) -> Round:
     if current.number != opened.number:
         raise ClosedError(
             f"round {current.number} is open now, however these predictions are for round {opened.number};"
-            " nothing was sent; run this again"
+            " nothing was sent; run this again",
+            code=OVERTAKEN,
         )
     return current
 
@@ -400,6 +380,7 @@ def _receipt(attempt: Attempt, opened: Round, status: Status) -> Receipt:
         sha256=attempt.sha256,
         verified=verified,
         origin="own",
+        model_id=attempt.model_id,
         sent_at_utc=sent,
         left_s=opened.left_s(datetime.fromisoformat(sent)) if sent else None,
         exit_code=0 if verified else 1,

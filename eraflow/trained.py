@@ -5,7 +5,8 @@
     ├── final-<m>/            member m fitted again on all labelled eras, where the recipe says so
     └── model.json            what it was made from and how it did; written last, so it says that the folder is whole
 
-Read `train`, then `predict_live`. A folder that is whole is loaded; one that is not is gone on with.
+Read `train`, then `predict_live`. A folder that is whole is loaded; one that is not is gone on with. A training that
+was told `enough` leaves a model that is cut: it predicts, and the next `train` goes on from it.
 
 Shape letters: N rows, M rows with a target, K members, E eras.
 """
@@ -17,8 +18,10 @@ import hashlib
 import json
 import math
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +32,14 @@ import torch
 import eraflow
 from eraflow import metrics
 from eraflow.config import build, read_toml, to_table, to_toml
-from eraflow.errors import DataError, InputError, StorageError, TrainingError
+from eraflow.errors import DataError, InputError, OutOfTimeError, StorageError, TrainingError
 from eraflow.models import Mlp
 from eraflow.predictions import ensemble, rank_uniform
 from eraflow.progress import Progress, silent
 from eraflow.recipes import Recipe, fingerprint
 from eraflow.rows import Rows
 from eraflow.splits import distinct, every_nth, purge, purge_eras
-from eraflow.store import write_atomically, write_json
+from eraflow.store import utc_text, write_atomically, write_json
 from eraflow.stored import StoredDataset, matching_target, suffix_days
 from eraflow.training import Fitted, fit, initial, load_fitted, predict
 
@@ -109,6 +112,13 @@ class Trained:
     """Spent in all fits [s]."""
     versions: dict[str, str]
     notes: tuple[str, ...]
+    predicting: tuple[str, ...]
+    """The folders of the members that predict, below `folder`."""
+    cut: bool
+    """There was no time to finish it: fewer epochs, fewer members, or no refit."""
+    data_version: str | None
+    """The tournament's data version that it was trained on; None for files of a folder."""
+    made_at_utc: str
 
     def members(self) -> list[Mlp]:
         """The networks that predict, in evaluation mode on the recipe's device."""
@@ -117,8 +127,7 @@ class Trained:
 
     def member_folders(self) -> list[Path]:
         """Where the networks lie that predict."""
-        kind = "final" if self.recipe.training.refit else "holdout"
-        return [self.folder / f"{kind}-{m}" for m in range(self.recipe.prediction.members)]
+        return [self.folder / name for name in self.predicting]
 
 
 def model_id(recipe: Recipe, train_sha256: str, validation_sha256: str, features: Sequence[str]) -> str:
@@ -134,14 +143,18 @@ def train(
     validation: StoredDataset,
     features: Sequence[str],
     folder: Path,
+    data_version: str | None = None,
+    enough: Callable[[], bool] = lambda: False,
     progress: Progress = silent,
     notes: Sequence[str] = (),
 ) -> Trained:
     """Fit each member with the purged hold-out, report it, and refit on everything where the recipe says so.
 
     The hold-out is every labelled era of `validation`. A whole `folder` of the same recipe and data is loaded.
-    One process at a time may use `folder`. Raises `DataError` for no labelled rows, `InputError` if the purge leaves
-    no training era or a column is missing, `TrainingError` if the training fails.
+    When `enough` says so the member at work is cut at its last epoch, and members and refits that are not whole are
+    left out. One process at a time may use `folder`. Raises `DataError` for no labelled rows, `InputError` if the
+    purge leaves no training era or a column is missing, `TrainingError` if the training fails, `OutOfTimeError` if
+    there was not even time for one epoch.
     """
     name = model_id(recipe, train.sha256, validation.sha256, features)
     if (found := _whole(folder, name)) is not None:
@@ -149,13 +162,15 @@ def train(
     equals, purged = _horizon(train, recipe.data.target)
     holdout = _labelled(validation, recipe, features).by_era()
     rows = _training_rows(_labelled(train, recipe, features), holdout, purged, recipe.data.era_stride)
-    fits = _fit_members(recipe, rows, folder, "holdout", progress, holdout=holdout)
+    fits = _fit_members(recipe, rows, folder, "holdout", progress, enough, holdout=holdout)
     score, untrained = _validate(recipe, fits, holdout, progress)
     refits: list[Fitted] = []
-    if recipe.training.refit:
+    if recipe.training.refit and _are_whole(fits, recipe):
         both = Rows.joined([_labelled(train, recipe, features), holdout])
         both = _of_eras(both, every_nth(both.era_M, recipe.data.era_stride))
-        refits = _fit_members(recipe, both, folder, "final", progress, steps=fits[0].steps)
+        with suppress(OutOfTimeError):  # then those that were fitted without the hold-out predict
+            refits = _fit_members(recipe, both, folder, "final", progress, enough, steps=fits[0].steps)
+    kind, chosen = ("final", refits) if _are_whole(refits, recipe) else ("holdout", fits)
     made = Trained(
         model_id=name,
         folder=folder,
@@ -167,7 +182,7 @@ def train(
         purged_eras=purged,
         rows=fits[0].rows,
         eras=len(distinct(rows.era_M)),
-        refit_rows=refits[0].rows if refits else None,
+        refit_rows=chosen[0].rows if kind == "final" else None,
         steps=fits[0].steps,
         device=fits[0].device,
         validation=score,
@@ -176,6 +191,10 @@ def train(
         seconds=sum(float(fitted.history[-1]["seconds"]) for fitted in [*fits, *refits]),
         versions=_versions(),
         notes=tuple(notes),
+        predicting=tuple(f"{kind}-{m}" for m in range(len(chosen))),
+        cut=not _are_whole(chosen, recipe) or (recipe.training.refit and kind != "final"),
+        data_version=data_version,
+        made_at_utc=utc_text(datetime.now(UTC)),
     )
     write_atomically(folder / RECIPE, to_toml(to_table(recipe)).encode())
     write_json(folder / MODEL, _to_json(made))
@@ -195,6 +214,7 @@ def load(folder: Path) -> Trained:
             validation=Validation(per_era=per_era, **scores),
             histories=tuple(tuple(history) for history in told.pop("histories")),
             notes=tuple(told.pop("notes")),
+            predicting=tuple(told.pop("predicting")),
             **told,
         )
     except (OSError, ValueError, KeyError, TypeError, InputError) as error:
@@ -227,7 +247,11 @@ def _whole(folder: Path, name: str) -> Trained | None:
             load_fitted(path, found.recipe.model, "cpu")
     except (StorageError, TrainingError):
         return None  # what is missing or damaged is made again
-    return found if found.model_id == name else None
+    return found if found.model_id == name and not found.cut else None
+
+
+def _are_whole(fits: Sequence[Fitted], recipe: Recipe) -> bool:
+    return len(fits) == recipe.prediction.members and all(fitted.complete for fitted in fits)
 
 
 def _horizon(stored: StoredDataset, target: str) -> tuple[str | None, int]:
@@ -264,15 +288,18 @@ def _fit_members(
     folder: Path,
     kind: str,
     progress: Progress,
+    enough: Callable[[], bool],
     *,
     holdout: Rows | None = None,
     steps: int | None = None,
 ) -> list[Fitted]:
+    """The members, fewer where time ran out; at least one, of which the last may be cut."""
     members, training = recipe.prediction.members, recipe.training
     what = {"holdout": "train", "final": "refit"}[kind]
+    fits: list[Fitted] = []
     try:
-        return [
-            fit(
+        for m in range(members):
+            fitted = fit(
                 rows,
                 model=recipe.model,
                 training=training,
@@ -280,16 +307,24 @@ def _fit_members(
                 folder=folder / f"{kind}-{m}",
                 holdout=holdout,
                 steps=steps,
+                enough=enough,
                 progress=progress,
                 stage=f"{what} {recipe.name}" + (f" {m + 1}/{members}" if members > 1 else ""),
             )
-            for m in range(members)
-        ]
+            # The mean of ranks with one that is cut is worse than without it.
+            if fitted.complete or not fits:
+                fits.append(fitted)
+            if not fitted.complete:
+                break
+    except OutOfTimeError:
+        if not fits:
+            raise
     except torch.OutOfMemoryError as error:
         raise TrainingError(
             f"{recipe.name} must fit into the memory of device {training.device}, however it does not; lower"
             " training.batch_size or training.eras_per_step, or set training.device=cpu; whole epochs are kept"
         ) from error
+    return fits
 
 
 def _validate(

@@ -3,7 +3,8 @@
 Read `fit` first; it knows no recipe, loss or optimiser by name: those are small functions in tables, chosen by
 `TrainingConfig`. Batches are gathered from the int8 matrix into buffers that are reused, without a DataLoader.
 Which rows a step sees depends on seed and step alone and dropout has a generator of its own, so a run that was
-killed goes on from its last epoch and ends with the same weights. torch's global state is not touched.
+killed goes on from its last epoch and ends with the same weights; one that is told `enough` is cut at that epoch.
+torch's global state is not touched.
 
 Imports torch, numpy and the standard library alone. Nothing is pickled.
 
@@ -16,7 +17,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +27,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from eraflow.errors import InputError, TrainingError
+from eraflow.errors import InputError, OutOfTimeError, TrainingError
 from eraflow.gauge import Gauge
 from eraflow.metrics import PreparedSpearman
 from eraflow.models import Mlp, ModelConfig
@@ -113,6 +114,8 @@ class Fitted:
     rows: int
     """Distinct training rows."""
     device: str
+    complete: bool = True
+    """False where it was cut at an epoch because there was no time for more."""
 
 
 def fit(
@@ -124,14 +127,16 @@ def fit(
     folder: Path,
     holdout: Rows | None = None,
     steps: int | None = None,
+    enough: Callable[[], bool] = lambda: False,
     progress: Progress = silent,
     stage: str = "train",
 ) -> Fitted:
     """Fit `model` to the labelled ones of `rows`; what is in `folder` is loaded or gone on from.
 
     `steps` replaces the length that `training` gives. With a `holdout`, its loss and mean Spearman by era are taken
-    after each epoch. Raises `TrainingError` for no labelled rows or a loss that is not finite, `InputError` for a
-    device that is not there.
+    after each epoch. `enough` is asked before each step: once it says so, what the last whole epoch gave is returned.
+    Raises `TrainingError` for no labelled rows or a loss that is not finite, `InputError` for a device that is not
+    there, `OutOfTimeError` if there is no whole epoch to return.
     """
     device = pick_device(training.device)
     rows = _usable(rows, training)
@@ -151,6 +156,8 @@ def fit(
 
     run.net.train()
     for step in range(run.step, plan.steps):
+        if enough():
+            return run.cut(stage)
         index_B, sizes = plan.batch(step)
         code_BF, target_B = batches.load(index_B)
         rate = set_rate(run.optimizer, *schedule(training, step, plan.steps))
@@ -192,14 +199,20 @@ def initial(model: ModelConfig, n_features: int, seed: int) -> Mlp:
 
 
 def load_fitted(folder: Path, model: ModelConfig, device: str = "auto") -> Fitted:
-    """What `fit` finished in `folder`. Raises `TrainingError` if it is not there or not readable."""
-    tensors, told = _read(folder / FINISHED)
+    """What `fit` finished, or was cut at, in `folder`. Raises `TrainingError` if it is not there or not readable."""
+    cut = not (folder / FINISHED).exists() and (folder / CHECKPOINT).exists()
+    tensors, told = _read(folder / (CHECKPOINT if cut else FINISHED))
     net = initial(model, told["features"], 0)
-    net.load_state_dict({name.removeprefix("model."): tensor for name, tensor in tensors.items()})
+    net.load_state_dict(_part(tensors, "model."))
     chosen = pick_device(device)
     net.to(chosen).eval()
     return Fitted(
-        model=net, history=tuple(told["history"]), steps=told["step"], rows=told["rows"], device=told["device"]
+        model=net,
+        history=tuple(told["history"]),
+        steps=told["step"],
+        rows=told["rows"],
+        device=told["device"],
+        complete=not cut,
     )
 
 
@@ -264,6 +277,13 @@ class _Run:
         self._write(FINISHED, _weights(self.net))
         (self.folder / CHECKPOINT).unlink(missing_ok=True)
         return self.fitted()
+
+    def cut(self, stage: str) -> Fitted:
+        """What the last whole epoch gave; its checkpoint stays, so a later run goes on from there."""
+        if not self.history:
+            raise OutOfTimeError(f"{stage}: not one epoch could be finished in the time that is left")
+        self._go_on_from(self.folder / CHECKPOINT)
+        return dataclasses.replace(self.fitted(), complete=False)
 
     def fitted(self) -> Fitted:
         self.net.eval()

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
+from eraflow.receipt import Receipt
 from eraflow.result import RoundResult
 from eraflow.rounds import duration_text
-from eraflow.submission import Receipt
 
 Kind = Literal["safe", "late", "unsafe", "nothing"]
 

@@ -29,9 +29,9 @@ from eraflow.pictures import (
     eras_text,
     figure_text,
 )
+from eraflow.receipt import Receipt
 from eraflow.result import RoundResult
 from eraflow.rounds import duration_text
-from eraflow.submission import Receipt
 from eraflow.trained import Trained, load
 from eraflow.verdict import Kind, Verdict, is_late, is_verified, proof_text, utc_moment, verdict
 

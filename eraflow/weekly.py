@@ -7,25 +7,32 @@ Read `play`: it is the whole week on a screen. `flows.weekly` runs the same chai
 from __future__ import annotations
 
 import logging
+import os
+import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from eraflow.errors import ClosedError, EraflowError
+from eraflow.budget import Budget, unlimited
+from eraflow.errors import ClosedError, EraflowError, OutOfTimeError, StorageError
+from eraflow.fallback import NoStandInError
 from eraflow.files import Files
 from eraflow.ledger import Ledger
 from eraflow.measure import Meter
 from eraflow.progress import Progress, silent
+from eraflow.receipt import Receipt
 from eraflow.request import Request, recipe_names
 from eraflow.result import ModelReport, RoundResult, error_entry
 from eraflow.rounds import Round
 from eraflow.steps import (
     Predicted,
     Prepared,
+    StandIn,
+    find_budget,
     find_slots,
     gather_files,
     look_up,
@@ -33,14 +40,19 @@ from eraflow.steps import (
     predict,
     prepare,
     report,
+    stand_in,
     submit_slot,
     train,
 )
-from eraflow.store import Store, utc_text
-from eraflow.submission import Receipt
+from eraflow.store import Store, exclusive, utc_text
+from eraflow.submission import OVERTAKEN
 from eraflow.tournament import Slot, Tournament
 
 logger = logging.getLogger("eraflow")
+
+AT_WORK = "at-work"
+# How often a run starts over because the next round has opened.
+RESTARTS = 2
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -48,15 +60,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Steps:
-    """The steps of a round: the plain functions below, or Prefect tasks around them."""
+    """The steps of a round: the plain functions of `steps`, or Prefect tasks around them."""
 
     find_slots: Callable[[Request], dict[str, Slot]]
     open_round: Callable[[Request], Round]
     look_up: Callable[[Request, Round, Slot], Receipt | None]
-    gather_files: Callable[[Request, Round | None], Files]
-    prepare: Callable[[Request, Files, str], Prepared]
-    train: Callable[[Request, Prepared], ModelReport]
+    find_budget: Callable[[Request, tuple[str, ...]], Budget]
+    gather_files: Callable[[Request, Round | None, Budget], Files]
+    prepare: Callable[[Request, Files, str, Budget], Prepared]
+    train: Callable[[Request, Prepared, Budget], ModelReport]
     predict: Callable[[Request, Prepared, ModelReport], Predicted]
+    stand_in: Callable[[Request, Round, str, str, float | None], StandIn]
     submit_slot: Callable[[Request, Round, Slot, Predicted], Receipt]
     report: Callable[[Request, RoundResult], Path]
 
@@ -67,47 +81,109 @@ def plain_steps(progress: Progress = silent) -> Steps:
         find_slots=find_slots,
         open_round=open_round,
         look_up=look_up,
+        find_budget=find_budget,
         gather_files=partial(gather_files, progress=progress),
         prepare=partial(prepare, progress=progress),
         train=partial(train, progress=progress),
         predict=partial(predict, progress=progress),
+        stand_in=partial(stand_in, progress=progress),
         submit_slot=submit_slot,
         report=report,
     )
 
 
 def play(request: Request, steps: Steps) -> RoundResult:
-    """The weekly round. What goes wrong on the way stands in the result, slot by slot; the rest goes on."""
-    week = _Week(request)
-    with week.failing(week.slots):
-        _play(week, steps)
+    """The weekly round. What goes wrong on the way stands in the result, slot by slot; the rest goes on.
+
+    When the next round opens meanwhile, everything starts over on that one.
+    """
+    for last in (False,) * RESTARTS + (True,):
+        week = _Week(request)
+        with week.failing(week.slots), week.at_work():
+            _play(week, steps)
+        if not week.overtaken or last:
+            break
+        logger.warning("another round is open now; starting over on it")
     return week.finished(steps)
+
+
+def in_progress(store: Store, round_number: int) -> bool:
+    """Whether a process is at work on this round; one that was killed is not."""
+    folder = store.round_folder(round_number)
+    for lock in folder.glob(f".{AT_WORK}-*.lock"):
+        try:
+            with exclusive(folder / lock.name[1 : -len(".lock")], timeout_s=0):
+                lock.unlink(missing_ok=True)
+        except StorageError:
+            return True
+    return False
 
 
 def _play(week: _Week, steps: Steps) -> None:
     request = week.request
     slots = week.timed("round", steps.find_slots, request) if request.submit else {}
-    opened = week.opened = None if request.offline else week.timed("round", steps.open_round, request)
+    opened = None if request.offline else week.timed("round", steps.open_round, request)
+    week.opens(opened)
     if opened and not request.resubmit:
         for slot in slots.values():
             with week.failing([slot.name]):
                 week.keep(slot.name, week.timed("round", steps.look_up, request, opened, slot))
-    if not week.recipes():
-        return
-    files = week.timed("download", steps.gather_files, request, opened)
     for recipe in week.recipes():
         with week.failing(week.slots_of(recipe)):
             week.recipe = recipe
-            prepared = week.timed("dataset", steps.prepare, request, files, recipe)
-            model = week.timed("training", steps.train, request, prepared)
-            week.models.append(replace(model, notes=(*model.notes, *week.said_of_sharing(recipe))))
-            predicted = week.timed("prediction", steps.predict, request, prepared, model)
+            predicted = _predictions(week, steps, opened, recipe)
             if opened is None or not request.submit:
                 continue
             for name in week.slots_of(recipe):
                 with week.failing([name]):
                     receipt = week.timed("submission", steps.submit_slot, request, opened, slots[name], predicted)
                     week.keep(name, receipt)
+
+
+def _predictions(week: _Week, steps: Steps, opened: Round | None, recipe: str) -> Predicted:
+    """Those of a fresh model if it can be there in time, otherwise those of what stands in for it."""
+    request = week.request
+    if opened is not None and not request.train:
+        return _stand_in(week, steps, opened, recipe, "nothing was trained in this run")
+    try:
+        prepared, model = _fresh_model(week, steps, opened, recipe)
+    except OutOfTimeError as error:
+        if opened is None:
+            raise
+        return _stand_in(week, steps, opened, recipe, error.message)
+    if model.cut and opened is not None:
+        score = model.validation["spearman_mean"]
+        good = score is not None and score > request.config.fallback.min_spearman
+        try:
+            why = f"the training of {recipe} was cut to be in time"
+            return _stand_in(week, steps, opened, recipe, why, better_than=score if good else None)
+        except NoStandInError:
+            if not good:
+                raise
+    return week.timed("prediction", steps.predict, request, prepared, model)
+
+
+def _fresh_model(week: _Week, steps: Steps, opened: Round | None, recipe: str) -> tuple[Prepared, ModelReport]:
+    request, budget = week.request, unlimited(opened)
+    if opened is not None and request.submit:
+        budget = week.timed("round", steps.find_budget, request, week.recipes_of_open_slots())
+        if budget.round is None or budget.round.number != opened.number:
+            raise ClosedError(f"round {opened.number} was overtaken by the next one", code=OVERTAKEN)
+    if week.files is None:
+        week.files = week.timed("download", steps.gather_files, request, opened, budget)
+    prepared = week.timed("dataset", steps.prepare, request, week.files, recipe, budget)
+    model = week.timed("training", steps.train, request, prepared, budget)
+    week.models.append(replace(model, notes=(*model.notes, *week.said_of_sharing(recipe))))
+    return prepared, model
+
+
+def _stand_in(
+    week: _Week, steps: Steps, opened: Round, recipe: str, why: str, better_than: float | None = None
+) -> Predicted:
+    found = week.timed("prediction", steps.stand_in, week.request, opened, recipe, why, better_than)
+    if found.model is not None:
+        week.models.append(found.model)
+    return found.predicted
 
 
 def _unexpected(error: Exception) -> EraflowError:
@@ -128,9 +204,28 @@ class _Week:
         self.receipts: dict[str, Receipt] = {}
         self.error: EraflowError | None = None
         self.meter = Meter()
+        self.files: Files | None = None
         self.recipe = ""
+        self._held = ExitStack()
         self.spent: list[tuple[str, str, float]] = []
         """Stage, recipe and seconds of every step that was done."""
+
+    def opens(self, opened: Round | None) -> None:
+        """From here on this run is at work on the round `opened`, for others to see."""
+        self.opened = opened
+        if opened is not None and self.request.submit:
+            folder = Store.open(self.request.home).round_folder(opened.number)
+            self._held.enter_context(exclusive(folder / f"{AT_WORK}-{os.getpid()}-{secrets.token_hex(4)}"))
+
+    def at_work(self) -> ExitStack:
+        """Inside, others see that this run is at work."""
+        return self._held
+
+    @property
+    def overtaken(self) -> bool:
+        """The next round opened while this one was at work."""
+        codes = {receipt.error_code for receipt in self.receipts.values()} | {self.error.code if self.error else None}
+        return OVERTAKEN in codes
 
     def timed(self, stage: str, step: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
         """Run a step and add its time to `stage`."""
@@ -151,6 +246,10 @@ class _Week:
     def slots_of(self, recipe: str) -> list[str]:
         """The slots of this recipe that have no receipt yet."""
         return [s for s, name in self.request.config.slots.items() if name == recipe and s not in self.receipts]
+
+    def recipes_of_open_slots(self) -> tuple[str, ...]:
+        """The recipe of each slot that has no receipt yet."""
+        return tuple(name for slot, name in self.request.config.slots.items() if slot not in self.receipts)
 
     def said_of_sharing(self, recipe: str) -> list[str]:
         """What to tell the slots that send the same predictions; nothing where one slot has them to itself."""

@@ -21,10 +21,12 @@ TASKS = Steps(
     find_slots=tournament.find_slots,
     open_round=tournament.open_round,
     look_up=submission.look_up,
+    find_budget=tournament.find_budget,
     gather_files=files.gather_files,
     prepare=dataset.prepare,
     train=training.train,
     predict=predictions.predict,
+    stand_in=predictions.stand_in,
     submit_slot=submission.submit_slot,
     report=report.report,
 )

@@ -7,11 +7,18 @@ from prefect import task
 from eraflow import steps
 from eraflow.request import Request
 from eraflow.result import ModelReport
-from eraflow.steps import Predicted, Prepared
-from tasks.policy import PLAIN
+from eraflow.rounds import Round
+from eraflow.steps import Predicted, Prepared, StandIn
+from tasks.policy import NETWORK, PLAIN
 
 
 @task(name="predict", task_run_name="predict with {model.recipe}", **PLAIN)
 def predict(request: Request, prepared: Prepared, model: ModelReport) -> Predicted:
     """One prediction for each live id of this round."""
     return steps.predict(request, prepared, model)
+
+
+@task(name="stand in", task_run_name="stand in for {recipe}", timeout_seconds=1800, **NETWORK)
+def stand_in(request: Request, opened: Round, recipe: str, why: str, better_than: float | None) -> StandIn:
+    """Predictions of the newest good model, or of the benchmark, on this round's live data."""
+    return steps.stand_in(request, opened, recipe, why, better_than)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from prefect import task
 
 from eraflow import steps
+from eraflow.receipt import Receipt
 from eraflow.request import Request
 from eraflow.rounds import Round
 from eraflow.steps import Predicted
-from eraflow.submission import Receipt
 from eraflow.tournament import Slot
 from tasks.policy import NETWORK
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from prefect import task
 
 from eraflow import steps
+from eraflow.budget import Budget
 from eraflow.request import Request, recipe_names
 from eraflow.rounds import Round
 from eraflow.tournament import Slot
@@ -19,10 +20,16 @@ def find_slots(request: Request) -> dict[str, Slot]:
     return steps.find_slots(request)
 
 
-@task(name="open round", task_run_name="open round", timeout_seconds=300, **NETWORK)
+@task(name="open round", task_run_name="open round", timeout_seconds=4 * 3600, **NETWORK)
 def open_round(request: Request) -> Round:
-    """The open round and its deadline, shown as an artifact and in the run's name."""
+    """The open round and its deadline, waited for and shown as an artifact and in the run's name."""
     opened = steps.open_round(request)
     describe_run(name=f"round {opened.number}", tags=[f"round-{opened.number}", *recipe_names(request)])
     artifacts.round_and_deadline(opened)
     return opened
+
+
+@task(name="find budget", task_run_name="find budget", timeout_seconds=300, **NETWORK)
+def find_budget(request: Request, recipe_of_slots: tuple[str, ...]) -> Budget:
+    """How long a fresh model may take before the deadline."""
+    return steps.find_budget(request, recipe_of_slots)

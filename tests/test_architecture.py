@@ -17,8 +17,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # Each may import those to its left.
 ROOMS = ("eraflow", "tasks", "flows", "deployments")
 LONGEST = 420
-NETWORK = {"requests", "urllib3", "numerapi"}
-DOORS = {"eraflow/tournament.py", "eraflow/client.py", "eraflow/transport.py"}
+NETWORK = {"requests", "urllib3", "numerapi", "apprise"}
+DOORS = {"eraflow/tournament.py", "eraflow/client.py", "eraflow/transport.py", "eraflow/alarms.py"}
 # What moves or replaces a file; pandas and str have a `replace` and `rename` of their own.
 MOVERS = {"os.replace", "os.rename", "os.renames", "shutil.move"}
 EMPTY_NAMES = {"utils", "util", "common", "helpers", "helper", "manager", "managers", "misc", "core_utils"}
@@ -145,7 +145,7 @@ mine = {name: value for name, value in os.environ.items() if before[1].get(name)
 print(json.dumps({
     "modules": names,
     "prefect": sorted(name for name in sys.modules if name.partition(".")[0] == "prefect"),
-    "late": sorted({"numerapi", "matplotlib"} & set(sys.modules)),
+    "late": sorted({"numerapi", "matplotlib", "apprise"} & set(sys.modules)),
     "done": done,
     "environment": sorted(name for name in mine if name.startswith(("ERAFLOW", "PREFECT", "NUMERAI"))),
 }))

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from eraflow import transport
+from eraflow.budget import Budget
 from eraflow.errors import CredentialsError, InputError
 from eraflow.rehearsal import Fault
 from eraflow.request import Request
@@ -113,7 +114,7 @@ def test_a_round_that_closes_between_put_and_create_is_skipped(week: Week, monke
 
 
 @pytest.mark.parametrize("late", ["skip", "submit"])
-def test_predictions_for_another_round_are_never_sent(weeks: Week, late: str) -> None:
+def test_a_round_that_opens_meanwhile_makes_the_run_start_over_on_it(weeks: Week, late: str) -> None:
     opened: list[int] = []
 
     def next_week(stage: str, done: float, total: float, text: str = "") -> None:
@@ -121,13 +122,21 @@ def test_predictions_for_another_round_are_never_sent(weeks: Week, late: str) ->
             opened.append(weeks.local.open_next_round())
 
     result = weeks.play(weeks.request(late=late), steps=without_report(next_week))
-    assert (result.round, result.exit_code) == (1401, 3)
-    assert [r.status for r in result.receipts] == ["skipped"] * 2
-    assert "round 1402 is open" in str(result.receipts[0].error_message)
-    assert "PUT" not in weeks.sent()
+    assert (result.round, result.exit_code) == (1402, 0)
+    assert [(r.round, r.status) for r in result.receipts] == [(1402, "submitted")] * 2
+    # The local tournament judges ids, so what it accepted was made for that round.
+    assert [one.round for one in weeks.local.submissions()] == [1402, 1402]
 
-    again = weeks.play()
-    assert (again.round, again.exit_code) == (1402, 0)
+
+def test_a_run_that_is_overtaken_again_and_again_gives_up(weeks: Week) -> None:
+    def next_week(stage: str, done: float, total: float, text: str = "") -> None:
+        if stage.startswith("train ") and done < total:
+            weeks.local.open_next_round()
+
+    result = weeks.play(weeks.request(), steps=without_report(next_week))
+    assert (result.exit_code, [r.status for r in result.receipts]) == (3, ["skipped"] * 2)
+    assert {r.error_code for r in result.receipts} == {"round-overtaken"}
+    assert "PUT" not in weeks.sent()
 
 
 def test_a_folder_of_another_round_is_refused_before_training(week: Week, market_folder: Path, tmp_path: Path) -> None:
@@ -156,10 +165,10 @@ def test_a_folder_that_lacks_some_of_the_rounds_ids_is_refused(week: Week, marke
 def test_an_unexpected_error_costs_its_own_slots_and_no_other(week: Week, tmp_path: Path, error: Exception) -> None:
     steps = without_report()
 
-    def fails(request: Request, prepared: Prepared) -> ModelReport:
+    def fails(request: Request, prepared: Prepared, budget: Budget) -> ModelReport:
         if prepared.recipe.name == "simple-mlp":
             raise error
-        return steps.train(request, prepared)
+        return steps.train(request, prepared, budget)
 
     toml = tmp_path / "weekly.toml"
     toml.write_text('[slots]\nrehearsal_one = "simple-mlp"\nrehearsal_two = "fastai-tabular"\n')

@@ -14,11 +14,11 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 from eraflow.progress import Progress, silent
+from eraflow.receipt import Receipt
 from eraflow.rehearsal import Fault, LocalTournament, Submission
 from eraflow.request import Request, make_request
 from eraflow.result import RoundResult
 from eraflow.store import PARTIAL
-from eraflow.submission import Receipt
 from eraflow.weekly import Steps, plain_steps, play
 
 SLOTS = ("rehearsal_one", "rehearsal_two")

@@ -12,9 +12,9 @@ from typing import Any
 from eraflow import recipes
 from eraflow.checks import Check
 from eraflow.config import to_table, to_toml
+from eraflow.receipt import Receipt
 from eraflow.result import ModelReport, RoundResult
 from eraflow.store import utc_text, write_json
-from eraflow.submission import Receipt
 from eraflow.trained import EraScore, Trained, Validation
 
 OPENS = datetime(2026, 11, 21, 12, 4, 8, tzinfo=UTC)
@@ -69,6 +69,10 @@ def model_of(
         seconds=1.0,
         versions={},
         notes=notes,
+        predicting=tuple(f"holdout-{m}" for m in range(members)),
+        cut=False,
+        data_version="v5.3",
+        made_at_utc="2026-08-22T12:30:00+00:00",
     )
     folder.mkdir(parents=True, exist_ok=True)
     told = dataclasses.asdict(made)

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from eraflow.ledger import Attempt, Ledger
+from eraflow.receipt import Receipt
 from eraflow.rehearsal.server import LocalTournament
 from eraflow.rounds import Round
 from eraflow.store import Store, utc_text
-from eraflow.submission import Order, Receipt, SubmissionConfig, canonical_csv, submit
+from eraflow.submission import Order, SubmissionConfig, canonical_csv, submit
 from eraflow.tournament import Tournament
 from tests.eraflow.talking import asked
 

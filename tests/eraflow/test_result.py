@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from eraflow.errors import ClosedError, DataError
+from eraflow.receipt import Receipt
 from eraflow.result import ModelReport, RoundResult, error_entry, json_object, summary_text
-from eraflow.submission import Receipt
 
 
 def model(**changed: Any) -> ModelReport:

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from eraflow.receipt import Receipt
 from eraflow.request import Request, make_request
 from eraflow.result import RoundResult
-from eraflow.submission import Receipt
 from flows import weekly
 
 PLAIN = RoundResult(round=1)

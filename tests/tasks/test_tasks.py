@@ -14,7 +14,7 @@ from tests.real_prefect import PrefectServer, clean_environment, last_json, run
 
 pytestmark = pytest.mark.prefect_server
 
-NETWORK = {"find_slots", "open_round", "look_up", "gather_files", "submit_slot"}
+NETWORK = {"find_slots", "open_round", "look_up", "find_budget", "gather_files", "stand_in", "submit_slot"}
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def artifacts(tried: Tried, prefect_server: PrefectServer) -> dict[str, dict[str
 
 
 def test_no_task_caches_or_persists_its_result(tried: Tried) -> None:
-    assert len(tried.found["policies"]) == 9
+    assert len(tried.found["policies"]) == 11
     assert not any(one["cached"] or one["persisted"] for one in tried.found["policies"].values())
 
 
