@@ -1,86 +1,216 @@
 """Registers the deployments with a running Prefect server and serves them: `python -m deployments.deploy CONFIG`.
 
-The server is the one at `PREFECT_API_URL`. Of several attempts in a round's window the first that succeeds makes the
-others no-ops: the tournament and the ledger are asked before anything is sent.
+`eraflow up` starts this beside a server of its own; by hand the server is the one at `PREFECT_API_URL`. Before
+anything is served, what a crash left behind is swept up: a run that nobody is at work on would hold its place and
+have every later one cancelled. Then an open round without receipts is caught up.
+
+    weekly   Saturday's round, several attempts: the first that succeeds makes the others no-ops
+    daily    Tuesday to Friday, live data alone, the newest good model
+    watch    is every slot verified? if not, the alarm, and the round without Prefect
+    scores   what past rounds scored
+    manual   a round with its whole configuration as a form
 """
 
 from __future__ import annotations
 
+import argparse
+import asyncio
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from eraflow.environment import load
 from eraflow.errors import EraflowError, InputError
 from eraflow.request import Request, make_request
+from eraflow.rounds import Round
 from eraflow.store import Store, default_home
+from eraflow.tournament import Tournament
+from eraflow.weekly_config import Configuration, read_configuration
 from flows import prefect_home
 from tasks.health import answers
 
 if TYPE_CHECKING:
+    from prefect.client.orchestration import PrefectClient
     from prefect.deployments.runner import RunnerDeployment
 
-# The weekly round opens on Saturday at 12:00 UTC, often minutes later, and closes on Sunday at 14:00 UTC.
-WEEKLY_CRONS = ("10 12,13,16,20 * * 6", "10 2,8,12 * * 0")
-TIME_ZONE = "UTC"
+# A round opens late by minutes, and once did by 64; the attempt at its opening waits for it.
+WEEKLY_WAIT_S = 75 * 60.0
+# A late daily round stays open for an hour after its opening.
+DAILY_WAIT_S = 2 * 3600.0
+# A round whose window is shorter is one of the daily ones.
+LONGEST_DAILY_WINDOW = timedelta(hours=6)
+# One that was due longer ago than this, when nothing was served, is not made up for: the open round is caught up.
+OVERDUE = timedelta(minutes=1)
+LEFT_BEHIND = ("PENDING", "RUNNING", "CANCELLING")
 
 
-def weekly_deployment(request: Request) -> RunnerDeployment:
-    """The scheduled weekly round. One run at a time: a second one that comes due meanwhile is cancelled."""
+def deployments(request: Request, configuration: Configuration, every_s: float | None = None) -> list[RunnerDeployment]:
+    """All deployments of this configuration; with `every_s` [s] each scheduled one on that interval, for rehearsals."""
+    from flows import care_flows, round_flows
+
+    schedule = configuration.schedule
+    plan: list[tuple[Any, str, Sequence[str], dict[str, Any], bool]] = [
+        (round_flows.weekly, "weekly", schedule.weekly, {"request": replace(request, wait_s=WEEKLY_WAIT_S)}, True),
+        (
+            round_flows.daily,
+            "daily",
+            schedule.daily,
+            {"request": replace(request, wait_s=DAILY_WAIT_S, train=False)},
+            True,
+        ),
+        (care_flows.watch, "watch", schedule.watch, {"request": request}, False),
+        (care_flows.scores, "scores", schedule.scores, {"request": request}, False),
+        (round_flows.manual, "manual", (), {"config": configuration.weekly}, False),
+    ]
+    return [
+        _deployment(flow, name, _schedules(crons, schedule.time_zone, every_s), parameters, alone=alone)
+        for flow, name, crons, parameters, alone in plan
+    ]
+
+
+def _schedules(crons: Sequence[str], time_zone: str, every_s: float | None) -> list[Any]:
+    from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
+
+    if every_s and crons:
+        return [IntervalSchedule(interval=timedelta(seconds=every_s), timezone=time_zone)]
+    return [CronSchedule(cron=cron, timezone=time_zone) for cron in crons]
+
+
+def _deployment(
+    flow: Any, name: str, schedules: list[Any], parameters: dict[str, Any], *, alone: bool
+) -> RunnerDeployment:
+    """One deployment; `alone` means that a run which comes due while another is at work is cancelled."""
     from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
-    from prefect.client.schemas.schedules import CronSchedule
     from prefect.deployments.runner import RunnerDeployment
     from prefect.types.entrypoint import EntrypointType
 
-    from flows.weekly_flow import weekly
-
+    limit = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
     return RunnerDeployment.from_flow(
-        weekly,
-        name="weekly",
-        description="The open round from nothing to verified receipts.",
-        schedules=[CronSchedule(cron=cron, timezone=TIME_ZONE) for cron in WEEKLY_CRONS],
-        parameters={"request": request},
-        concurrency_limit=ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW),
-        tags=["weekly"],
+        flow,
+        name=name,
+        description=flow.description,
+        schedules=schedules,
+        parameters=parameters,
+        concurrency_limit=limit if alone else None,
+        tags=[name],
         # A file entrypoint would rename the module and shadow packages of the same name.
         entrypoint_type=EntrypointType.MODULE_PATH,
     )
 
 
-def serve(config_file: Path, environ: Mapping[str, str]) -> None:
+def serve(config_file: Path | None, environ: Mapping[str, str], every_s: float | None = None) -> None:
     """Serve the deployments of this configuration until stopped.
 
     Raises `InputError` for a wrong configuration, or if there is no server to serve them from: Prefect itself would
     go on with a temporary one, which schedules nothing.
     """
-    request = make_request(home=Store.open(default_home(environ)).home, config_file=config_file)
+    home = Store.open(default_home(environ)).home
+    configuration = read_configuration(config_file)
+    request = make_request(home=home, config_file=config_file)
     url = environ.get("PREFECT_API_URL")
     if not url:
         raise InputError(
-            "PREFECT_API_URL must name a running Prefect server, however it is not set; start one with"
-            " `prefect server start`, then set it"
+            "PREFECT_API_URL must name a running Prefect server, however it is not set; run `eraflow up`, or start"
+            " one with `prefect server start` and set it"
         )
     if not answers(url):
         raise InputError(
             f"a Prefect server must answer at PREFECT_API_URL, however {url} does not; start or correct it"
         )
-    prefect_home.prepare(os.environ, request.home)
-    import prefect
+    prefect_home.prepare(os.environ, home)
+    asyncio.run(_serve(deployments(request, configuration, every_s), configuration))
 
-    # By default a stop would pause the deployment and delete its scheduled runs.
-    prefect.serve(weekly_deployment(request), pause_on_shutdown=False)
+
+async def _serve(made: list[RunnerDeployment], configuration: Configuration) -> None:
+    from prefect.client.orchestration import get_client
+    from prefect.runner import Runner
+
+    # By default a stop would pause the deployments and delete their scheduled runs.
+    runner = Runner(pause_on_shutdown=False)
+    identities = {one.name: await runner.aadd_deployment(one) for one in made}
+    async with get_client() as client:
+        await sweep(client, list(identities.values()))
+        name = await asyncio.to_thread(to_catch_up, configuration)
+        if name is not None:
+            parameters = {"request": _without_waiting(made, name)}
+            await client.create_flow_run_from_deployment(
+                identities[name], parameters=parameters, tags=[name, "catch-up"]
+            )
+    await runner.start()
+
+
+def _without_waiting(made: Sequence[RunnerDeployment], name: str) -> Request:
+    request: Request = next(one.parameters["request"] for one in made if one.name == name)
+    return replace(request, wait_s=0.0)
+
+
+async def sweep(client: PrefectClient, deployment_ids: Sequence[Any]) -> int:
+    """End what nobody is at work on any more, so that it holds no place; returns how many runs that were."""
+    from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId, FlowRunFilter
+    from prefect.client.schemas.objects import FlowRun
+    from prefect.states import Cancelled, Crashed
+
+    async def found(states: Sequence[str]) -> list[FlowRun]:
+        return await client.read_flow_runs(
+            deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=list(deployment_ids))),
+            flow_run_filter=FlowRunFilter.model_validate({"state": {"type": {"any_": list(states)}}}),
+            limit=200,
+        )
+
+    swept = 0
+    for run in await found(LEFT_BEHIND):
+        await client.set_flow_run_state(run.id, Crashed(message="nobody was at work on it any more"), force=True)
+        swept += 1
+    for run in await found(["SCHEDULED"]):
+        due = run.expected_start_time
+        if due is not None and datetime.now(UTC) - due > OVERDUE:
+            await client.set_flow_run_state(run.id, Cancelled(message="nothing was served when it was due"), force=True)
+            swept += 1
+    return swept
+
+
+def to_catch_up(configuration: Configuration) -> str | None:
+    """The deployment that plays the round which is open now; None if there is none, or nobody would play it.
+
+    Whether its slots are safe already is for the run to find out, which then ends at once.
+    """
+    if not configuration.slots:
+        return None
+    try:
+        tournament = Tournament.from_environment()
+        opened = tournament.current_round()
+        if not opened.is_open(tournament.now_utc()):
+            return None
+    except EraflowError as error:
+        sys.stderr.write(f"eraflow: whether a round is open could not be asked: {error.message}\n")
+        return "weekly"
+    return _deployment_for(opened, configuration)
+
+
+def _deployment_for(opened: Round, configuration: Configuration) -> str | None:
+    is_daily = opened.closes_at_utc - opened.opens_at_utc < LONGEST_DAILY_WINDOW
+    name, crons = ("daily", configuration.schedule.daily) if is_daily else ("weekly", configuration.schedule.weekly)
+    return name if crons else None
 
 
 def main(arguments: Sequence[str]) -> int:
     """The command; returns its exit code."""
+    parser = argparse.ArgumentParser(prog="python -m deployments.deploy", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("config", type=Path, metavar="CONFIG", help="the configuration, as weekly.toml")
+    parser.add_argument("--every", type=float, metavar="S", help="all schedules on this interval, for rehearsals")
+    options = parser.parse_args(arguments)
     try:
-        if len(arguments) != 1:
-            raise InputError("one configuration file must be named: python -m deployments.deploy weekly.toml")
-        serve(Path(arguments[0]), os.environ)
+        load(default_home(os.environ) / "eraflow.env", os.environ)
+        serve(options.config, os.environ, options.every)
     except EraflowError as error:
         sys.stderr.write(f"eraflow: {error.message}\n")
         return error.exit_code
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

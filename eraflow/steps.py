@@ -96,13 +96,13 @@ def find_slots(request: Request) -> dict[str, Slot]:
 
 
 def open_round(request: Request) -> Round:
-    """The open round, or with `late = "submit"` the one that closed last; it is waited for as long as was asked for.
+    """The round that is current, or with `late = "submit"` the one that closed last; its times go into the ledger.
 
-    Raises `ClosedError` otherwise. Its times are kept in the ledger.
+    One that has yet to open is waited for as long as was asked for. Raises `ClosedError` if there is none; one whose
+    deadline has passed is returned where nothing was waited for, because its slots may be safe.
     """
     tournament, store = Tournament.from_environment(), Store.open(request.home)
-    give_up_s = time.monotonic() + request.wait_s
-    said = False
+    give_up_s, said = time.monotonic() + request.wait_s, False
     while True:
         try:
             opened = _open_round(tournament, request)
@@ -123,23 +123,30 @@ def _open_round(tournament: Tournament, request: Request) -> Round:
     if request.config.submission.late == "submit":
         return tournament.latest_round()
     opened = tournament.current_round()
+    if request.wait_s:
+        _require_open(opened, tournament)
+    return opened
+
+
+def _require_open(opened: Round, tournament: Tournament) -> None:
     if not opened.is_open(tournament.now_utc()):
         raise ClosedError(
             f"the on-time deadline of round {opened.number} was {opened.closes_at_utc:%Y-%m-%d %H:%M} UTC; nothing was"
             ' sent; submission.late = "submit" would send it late'
         )
-    return opened
 
 
 def find_budget(request: Request, recipe_of_slots: tuple[str, ...]) -> Budget:
     """How long a fresh model may take, asked anew: the deadline may have moved, or the next round may be open.
 
-    `recipe_of_slots` has the recipe of each slot that is still to be sent.
+    `recipe_of_slots` has the recipe of each slot that is still to be sent. Raises `ClosedError` after the deadline,
+    unless `late = "submit"`.
     """
     tournament, store = Tournament.from_environment(), Store.open(request.home)
     current = tournament.latest_round()
     if request.config.submission.late == "submit":
         return unlimited(current)
+    _require_open(current, tournament)
     ledger, left_s = Ledger(store.ledger_path, tournament.url), current.left_s(tournament.now_utc())
     return budget_for(current, left_s, ledger, recipe_of_slots, request.config.fallback.reserve_s)
 

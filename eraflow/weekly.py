@@ -119,6 +119,13 @@ def in_progress(store: Store, round_number: int) -> bool:
     return False
 
 
+def is_ours(result: RoundResult) -> bool:
+    """Whether whatever went wrong is eraflow's own to say: what runs the
+    steps may also fail inside one, or end it in time."""
+    codes = {receipt.error_code for receipt in result.receipts} | {(result.error or {}).get("code")}
+    return "unexpected" not in codes
+
+
 def _play(week: _Week, steps: Steps) -> None:
     request = week.request
     slots = week.timed("round", steps.find_slots, request) if request.submit else {}
@@ -143,10 +150,11 @@ def _play(week: _Week, steps: Steps) -> None:
 def _predictions(week: _Week, steps: Steps, opened: Round | None, recipe: str) -> Predicted:
     """Those of a fresh model if it can be there in time, otherwise those of what stands in for it."""
     request = week.request
+    budget = _budget(week, steps, opened)
     if opened is not None and not request.train:
         return _stand_in(week, steps, opened, recipe, "nothing was trained in this run")
     try:
-        prepared, model = _fresh_model(week, steps, opened, recipe)
+        prepared, model = _fresh_model(week, steps, opened, recipe, budget)
     except OutOfTimeError as error:
         if opened is None:
             raise
@@ -163,12 +171,19 @@ def _predictions(week: _Week, steps: Steps, opened: Round | None, recipe: str) -
     return week.timed("prediction", steps.predict, request, prepared, model)
 
 
-def _fresh_model(week: _Week, steps: Steps, opened: Round | None, recipe: str) -> tuple[Prepared, ModelReport]:
-    request, budget = week.request, unlimited(opened)
-    if opened is not None and request.submit:
-        budget = week.timed("round", steps.find_budget, request, week.recipes_of_open_slots())
-        if budget.round is None or budget.round.number != opened.number:
-            raise ClosedError(f"round {opened.number} was overtaken by the next one", code=OVERTAKEN)
+def _budget(week: _Week, steps: Steps, opened: Round | None) -> Budget:
+    if opened is None or not week.request.submit:
+        return unlimited(opened)
+    budget = week.timed("round", steps.find_budget, week.request, week.recipes_of_open_slots())
+    if budget.round is None or budget.round.number != opened.number:
+        raise ClosedError(f"round {opened.number} was overtaken by the next one", code=OVERTAKEN)
+    return budget
+
+
+def _fresh_model(
+    week: _Week, steps: Steps, opened: Round | None, recipe: str, budget: Budget
+) -> tuple[Prepared, ModelReport]:
+    request = week.request
     if week.files is None:
         week.files = week.timed("download", steps.gather_files, request, opened, budget)
     prepared = week.timed("dataset", steps.prepare, request, week.files, recipe, budget)

@@ -7,7 +7,6 @@ verification; 1 anything else. Errors are one line on standard error, a tracebac
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import logging
 import os
@@ -21,8 +20,10 @@ from typing import Any, NoReturn
 from eraflow import __version__
 from eraflow.errors import EraflowError, InputError
 from eraflow.progress import LineHandler
+from flows.terminal import complain, show
 
 EXIT_INTERRUPTED = 130
+ENVIRONMENT_FILE = "eraflow.env"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -44,12 +45,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         _refuse_foreign_packages()
         options = _parser().parse_args(given)
         _show_log(options)
+        if options.unattended:
+            _load_environment_file()
         run: Callable[[argparse.Namespace], int] = options.run
         return run(options)
     except EraflowError as error:
         return _failed(error, as_json, debug)
     except KeyboardInterrupt:
-        _complain("interrupted; run the same command again to go on where it stopped")
+        complain("interrupted; run the same command again to go on where it stopped")
         return EXIT_INTERRUPTED
     except Exception as error:
         wrapped = EraflowError(
@@ -61,25 +64,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _failed(error: EraflowError, as_json: bool, debug: bool) -> int:
     if debug:
         traceback.print_exc()
-    _complain(error.message)
+    complain(error.message)
     if as_json:
-        _print(json.dumps({"rounds": [], "error": {"code": error.code, "message": error.message}}))
+        show(json.dumps({"rounds": [], "error": {"code": error.code, "message": error.message}}))
     return error.exit_code
-
-
-def _complain(message: str) -> None:
-    if sys.stderr is None:  # closed by the caller; print would fall back to standard output
-        return
-    with contextlib.suppress(OSError):
-        print("eraflow:", message, file=sys.stderr, flush=True)
-
-
-def _print(text: str) -> None:
-    """Print to standard output; a reader that went away changes nothing about the round."""
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _show_log(options: argparse.Namespace) -> None:
@@ -90,6 +78,14 @@ def _show_log(options: argparse.Namespace) -> None:
     logger.setLevel(logging.DEBUG if getattr(options, "debug", False) else logging.INFO)
     logger.propagate = False
     logging.raiseExceptions = False  # a closed standard error must not stop a round
+
+
+def _load_environment_file() -> None:
+    """Keys and addresses for runs that nobody starts by hand; what the environment has goes first."""
+    from eraflow.environment import load
+    from eraflow.store import default_home
+
+    load(default_home(os.environ) / ENVIRONMENT_FILE, os.environ)
 
 
 def _refuse_foreign_packages() -> None:
@@ -113,16 +109,21 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
     _add_rehearse(commands)
     _add_weekly(commands)
+    _add_daily(commands)
+    _add_care(commands)
     _add_tournament(commands)
     _add_recipes(commands)
     return parser
 
 
-def _command(commands: Any, name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+def _command(
+    commands: Any, name: str, run: Callable[[argparse.Namespace], int], text: str, *, unattended: bool = False
+) -> argparse.ArgumentParser:
+    """A command; what runs unattended may take its keys from the environment file."""
     parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
     parser.add_argument("--json", action="store_true", help="end standard output with one JSON object")
     parser.add_argument("--debug", action="store_true", help="show tracebacks and more of the log")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, unattended=unattended)
     return parser
 
 
@@ -131,6 +132,9 @@ def _add_rehearse(commands: Any) -> None:
         commands, "rehearse", _rehearse, "play a whole weekly round against a local tournament; needs no keys"
     )
     _add_round_flags(parser)
+    parser.add_argument(
+        "--data-from", type=_path, metavar="FOLDER", help="use these files (v5.3 layout) instead of a market"
+    )
     parser.add_argument("--rows", type=int, metavar="N", help="rows of the synthetic market's training data")
     parser.add_argument("--features", type=int, metavar="N", help="features of the synthetic market")
     parser.add_argument("--rounds", type=int, default=1, metavar="N", help="how many weeks to play (default 1)")
@@ -138,11 +142,68 @@ def _add_rehearse(commands: Any) -> None:
 
 
 def _add_weekly(commands: Any) -> None:
-    parser = _command(commands, "weekly", _weekly, "the whole weekly flow for the open round")
+    parser = _command(commands, "weekly", _weekly, "the whole weekly flow for the open round", unattended=True)
     _add_round_flags(parser)
-    parser.add_argument("--config", type=_path, metavar="FILE", help="the configuration, as deployments/weekly.toml")
-    parser.add_argument("--no-submit", action="store_true", help="train and validate only")
+    parser.add_argument(
+        "--data-from", type=_path, metavar="FOLDER", help="use these files (v5.3 layout) instead of a download"
+    )
+    _add_submit_flags(parser)
+
+
+def _add_daily(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "daily",
+        _daily,
+        "live data only, with the newest good model, for a window of one hour",
+        unattended=True,
+    )
+    _add_round_flags(parser)
+    _add_submit_flags(parser)
+
+
+def _add_submit_flags(parser: argparse.ArgumentParser) -> None:
+    _add_config(parser)
+    parser.add_argument("--no-submit", action="store_true", help="stop before anything is sent")
     parser.add_argument("--resubmit", action="store_true", help="replace a submission that is already there")
+    parser.add_argument(
+        "--wait", type=float, default=0.0, metavar="MINUTES", help="how long to wait for the round to open"
+    )
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config", type=_path, metavar="FILE", help="the configuration (default: weekly.toml in ERAFLOW_HOME)"
+    )
+
+
+def _add_care(commands: Any) -> None:
+    from flows import command_care as care
+
+    parser = _command(
+        commands, "up", care.up, "Prefect server and all deployments, until it is stopped", unattended=True
+    )
+    _add_config(parser)
+    parser.add_argument("--check", action="store_true", help="only judge the configuration and the keys")
+    parser.add_argument("--port", type=_port, default=4200, metavar="P", help="of the dashboard (default 4200)")
+
+    parser = _command(commands, "status", care.status, "is this week safe?", unattended=True)
+    _add_config(parser)
+    parser.add_argument("--watch", action="store_true", help="keep it on the screen")
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="for a timer of the operating system: if not, exit 1, raise the alarm and start the round",
+    )
+
+    parser = _command(commands, "doctor", care.doctor, "is this machine fit for it?", unattended=True)
+    _add_config(parser)
+    parser.add_argument("--deep", action="store_true", help="read every stored file again")
+    parser.add_argument("--alarm-test", action="store_true", help="raise a test alarm")
+
+    parser = _command(commands, "scores", care.scores, "collect and show what past rounds scored", unattended=True)
+    _add_config(parser)
+    parser.add_argument("--model", action="append", default=[], metavar="SLOT", help="only this slot (repeatable)")
 
 
 def _add_round_flags(parser: argparse.ArgumentParser) -> None:
@@ -152,9 +213,6 @@ def _add_round_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--model", action="append", default=[], metavar="SLOT", help="a slot to submit for (repeatable)"
-    )
-    parser.add_argument(
-        "--data-from", type=_path, metavar="FOLDER", help="use these files (v5.3 layout) instead of a download"
     )
 
 
@@ -187,20 +245,32 @@ def _add_recipes(commands: Any) -> None:
 
 
 def _weekly(options: argparse.Namespace) -> int:
+    return _play(options, train=True, data_from=options.data_from)
+
+
+def _daily(options: argparse.Namespace) -> int:
+    return _play(options, train=False, data_from=None)
+
+
+def _play(options: argparse.Namespace, *, train: bool, data_from: Path | None) -> int:
     from eraflow.config import parse_assignments
     from eraflow.request import make_request
     from eraflow.store import default_home
     from eraflow.tournament import Tournament
+    from eraflow.weekly_config import default_config_file
 
+    home = default_home(os.environ)
     request = make_request(
-        home=default_home(os.environ),
-        config_file=options.config,
+        home=home,
+        config_file=options.config or default_config_file(home),
         recipe=options.recipe,
         slots=options.model,
         assignments=parse_assignments(options.set),
         submit=not options.no_submit,
         resubmit=options.resubmit,
-        data_from=options.data_from.resolve() if options.data_from else None,
+        train=train,
+        wait_s=60.0 * options.wait,
+        data_from=data_from.resolve() if data_from else None,
     )
     if request.submit:
         Tournament.from_environment().require_keys()
@@ -233,26 +303,26 @@ def _show_rounds(results: Sequence[Any], options: argparse.Namespace) -> int:
 
     for result in results:
         if result.error:
-            _complain(result.error["message"])
+            complain(result.error["message"])
         for receipt in result.receipts:
             if receipt.error_message and not result.error:
-                _complain(f"slot {receipt.slot}: {receipt.error_message}")
+                complain(f"slot {receipt.slot}: {receipt.error_message}")
     if options.json:
         document: dict[str, Any] = {"rounds": [json_object(result) for result in results]}
         errors = [entry["error"] for entry in document["rounds"] if "error" in entry]
         if errors:
             document["error"] = errors[0]
-        _print(json.dumps(document))
+        show(json.dumps(document))
     else:
         for result in results:
-            _print(summary_text(result))
+            show(summary_text(result))
     return worst_exit_code(result.exit_code for result in results)
 
 
 def _tournament(options: argparse.Namespace) -> int:
     from flows.rehearse import serve_tournament
 
-    return serve_tournament(options.home, options.port, options.data_from, show=_print, as_json=options.json)
+    return serve_tournament(options.home, options.port, options.data_from, show=show, as_json=options.json)
 
 
 def _recipes(options: argparse.Namespace) -> int:
@@ -261,11 +331,11 @@ def _recipes(options: argparse.Namespace) -> int:
 
     if options.name is None:
         if options.json:
-            _print(json.dumps({"recipes": sorted(recipes.RECIPES)}))
+            show(json.dumps({"recipes": sorted(recipes.RECIPES)}))
         else:
             for name, make in recipes.RECIPES.items():
-                _print(f"{name:16} {(make.__doc__ or '').splitlines()[0]}")
+                show(f"{name:16} {(make.__doc__ or '').splitlines()[0]}")
         return 0
     recipe = recipes.get(options.name)
-    _print(json.dumps(to_table(recipe)) if options.json else recipes.describe(recipe))
+    show(json.dumps(to_table(recipe)) if options.json else recipes.describe(recipe))
     return 0

@@ -1,6 +1,6 @@
 """The weekly round under Prefect, and without it if Prefect itself stands in the way.
 
-The chain stands in `eraflow.weekly.play`; `flows.weekly_flow` is the flow that plays it with each step as a task.
+The chain stands in `eraflow.weekly.play`; `flows.round_flows` is the flow that plays it with each step as a task.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from eraflow.progress import for_this_terminal
 from eraflow.request import Request
 from eraflow.result import RoundResult
 from eraflow.store import Store
-from eraflow.weekly import plain_steps, play
+from eraflow.tell import tell
+from eraflow.weekly import is_ours, plain_steps, play
 from flows import prefect_home
 
 logger = logging.getLogger("eraflow")
@@ -32,18 +33,15 @@ def run_weekly(request: Request) -> RoundResult:
     except BaseException as error:
         # Anything may come out of a broken Prefect, its own signals included, and none of it may cost a round.
         failure = f"{type(error).__name__}: {error}"
-    if results and _is_ours(results[-1]):
+    if results and is_ours(results[-1]):
         if failure:
             logger.warning("Prefect failed when the round was over (%s)", failure)
-        return results[-1]
-    logger.warning("Prefect failed (%s); the round goes on without it", failure or "as the errors say")
-    return play(request, plain_steps(for_this_terminal()))
-
-
-def _is_ours(result: RoundResult) -> bool:
-    """Whether whatever went wrong is eraflow's own to say: Prefect may also fail inside a task, or end it in time."""
-    codes = {receipt.error_code for receipt in result.receipts} | {(result.error or {}).get("code")}
-    return "unexpected" not in codes
+        result = results[-1]
+    else:
+        logger.warning("Prefect failed (%s); the round goes on without it", failure or "as the errors say")
+        result = play(request, plain_steps(for_this_terminal()))
+    tell(request, result)
+    return result
 
 
 def _run_flow(request: Request, results: list[RoundResult]) -> str:
@@ -51,12 +49,13 @@ def _run_flow(request: Request, results: list[RoundResult]) -> str:
     prefect_home.prepare(os.environ, Store.open(request.home).home)
     with prefect_home.chosen_server(os.environ) as url:
         # Meanwhile a temporary server starts.
-        from flows.weekly_flow import RESULTS, weekly
+        from flows.round_flows import RESULTS, daily, weekly
 
         prefect_home.wait_until_ready(url)
         token = RESULTS.set(results)
         try:
-            state = weekly(request, return_state=True)
+            played = weekly if request.train else daily
+            state = played(request, return_state=True)
         finally:
             RESULTS.reset(token)
     return "" if results else f"the run ended as {state.name}: {state.message}"

@@ -99,7 +99,7 @@ def test_the_client_lists_the_deployments(served: Served) -> None:
 def test_the_weekly_deployment_is_pinned(served: Served) -> None:
     found = served.deployment
     assert found["name"] == "weekly"
-    assert found["entrypoint"] == "flows.weekly_flow.weekly"
+    assert found["entrypoint"] == "flows.round_flows.weekly"
     schedules = [(one["schedule"]["cron"], one["schedule"]["timezone"], one["active"]) for one in found["schedules"]]
     assert sorted(schedules) == [("10 12,13,16,20 * * 6", "UTC", True), ("10 2,8,12 * * 0", "UTC", True)]
     assert found["global_concurrency_limit"]["limit"] == 1

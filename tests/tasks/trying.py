@@ -46,7 +46,7 @@ def policies() -> dict[str, dict[str, Any]]:
     """What is set for each task of the weekly flow."""
     from prefect.cache_policies import NO_CACHE
 
-    from flows.weekly_flow import TASKS
+    from flows.round_flows import TASKS
 
     return {
         name: {

@@ -1,0 +1,70 @@
+"""After a round: who is told, and that this machine is alive. Costs the round nothing, whatever fails."""
+
+from __future__ import annotations
+
+import logging
+import os
+from datetime import UTC, datetime
+
+from eraflow import alarms
+from eraflow.alarms import Alarm, alarms_of
+from eraflow.errors import EraflowError
+from eraflow.ledger import Ledger
+from eraflow.request import Request
+from eraflow.result import RoundResult
+from eraflow.rounds import duration_text
+from eraflow.store import Store
+from eraflow.tournament import Tournament
+from eraflow.verdict import is_verified
+from eraflow.weekly_config import AlarmConfig, read_configuration
+
+logger = logging.getLogger("eraflow")
+
+
+def tell(request: Request, result: RoundResult) -> None:
+    """Raise the alarms of a round that is over, and request the heartbeat if all its slots are verified.
+
+    What an earlier attempt has told already is not told again, except for what is still wrong.
+    """
+    if not request.submit or not request.config.slots:
+        return
+    config = alarm_config(request)
+    for alarm in _alarms(request, result, config):
+        ring(request, alarm, config)
+    if config.heartbeat_url and result.receipts and all(is_verified(receipt) for receipt in result.receipts):
+        alarms.beat(config, os.environ)
+
+
+def alarm_config(request: Request) -> AlarmConfig:
+    """Whom to tell, read when it is needed; nobody where the file has gone or is wrong, which is said."""
+    try:
+        return read_configuration(request.config_file).alarm
+    except EraflowError as error:
+        logger.warning("alarms are only in this log: %s", error.message)
+        return AlarmConfig()
+
+
+def ring(request: Request, alarm: Alarm, config: AlarmConfig) -> int:
+    """Raise one alarm and keep it in the ledger; returns how many addresses took it."""
+    told = alarms.ring(alarm, config, os.environ)
+    try:
+        ledger = Ledger(Store.open(request.home).ledger_path, Tournament.from_environment().url)
+        ledger.note_alarm(alarm.round, alarm.kind, alarm.title, told)
+    except EraflowError as error:
+        logger.warning("the alarm could not be kept: %s", error.message)
+    return told
+
+
+def _alarms(request: Request, result: RoundResult, config: AlarmConfig) -> list[Alarm]:
+    found = alarms_of(result, config, datetime.now(UTC), train=request.train)
+    if request.wait_s and result.round is None and result.error and result.error["code"] == "no-round":
+        waited = duration_text(request.wait_s)
+        title = f"eraflow: no round opened within {waited}"
+        body = f"{result.error['message']}. Look at the tournament, then run `eraflow status` and `eraflow weekly`."
+        found.append(Alarm(kind="failure", round=None, title=title, body=body))
+    try:
+        ledger = Ledger(Store.open(request.home).ledger_path, Tournament.from_environment().url)
+        told = {(note.round, note.title) for note in ledger.alarms(50) if note.told}
+    except EraflowError:
+        told = set()
+    return [alarm for alarm in found if (alarm.round, alarm.title) not in told]
