@@ -49,7 +49,9 @@ def build(kind: type[T], table: Mapping[str, Any], path: str = "") -> T:
     except TypeError as error:
         raise InputError(f"{path or 'the configuration'} is incomplete: {error}") from error
     except ValueError as error:
-        raise InputError(f"{path + ': ' if path else ''}{error}") from error
+        # A text that begins with the name of a field continues the path.
+        joint = "." if str(error).split(" ")[0] in names else ": "
+        raise InputError(f"{path + joint if path else ''}{error}") from error
 
 
 def override(value: T, assignments: Mapping[str, str]) -> T:

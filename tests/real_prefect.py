@@ -43,6 +43,8 @@ class PrefectServer:
             **clean_environment(),
             "PREFECT_HOME": str(self.home),
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            # Where the dashboard looks for the API; by default port 4200, whatever the port is.
+            "PREFECT_SERVER_UI_API_URL": self.url,
         }
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
