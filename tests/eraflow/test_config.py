@@ -68,7 +68,7 @@ def test_a_whole_table_becomes_the_value_with_its_types() -> None:
         ({"name": "a", "inner": {"share": True}}, "inner.share must be a number, however True was given"),
         ({"name": "a", "inner": {"seed": 1.5}}, "inner.seed must be a whole number, however 1.5 was given"),
         ({"name": "a", "inner": {"kind": "mae"}}, "inner.kind must be one of mse, pearson, however 'mae' was given"),
-        ({"name": "a", "inner": {"share": 2}}, "inner: share must be from 0 to 1, however it is 2.0"),
+        ({"name": "a", "inner": {"share": 2}}, "inner.share must be from 0 to 1, however it is 2.0"),
         ({"name": "a", "slots": 5}, "slots must be a table, however 5 was given"),
         ({"name": "a", "slots": {"s": 5}}, "slots.s must be text, however 5 was given"),
     ],

@@ -112,7 +112,7 @@ def test_one_request_never_changes_the_next() -> None:
         ({"slots": ["one"], "assignments": {"training": "6"}}, "training must be a table, however 6 was given"),
         ({"slots": ["one"], "assignments": {"submission.late": "maybe"}},
          r"submission\.late must be one of skip, submit, however 'maybe' was given"),
-        ({"slots": ["one"], "assignments": {"submission.readback_s": "-1"}}, "submission: readback_s must be 0 to"),
+        ({"slots": ["one"], "assignments": {"submission.readback_s": "-1"}}, "submission.readback_s must be 0 to"),
         ({"slots": ["one"], "data_from": Path("/none")}, "--data-from must name a folder, however /none is not one"),
     ],
 )  # fmt: skip

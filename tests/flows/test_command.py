@@ -90,7 +90,7 @@ WRONG = [
     (["weekly", "--model", "a", "--set", "training.epochs"], "--set must be key=value, however 'training.epochs'"),
     (["weekly", "--model", "a", "--set", "training.epoch=6"], "unknown key training.epoch; did you mean epochs?"),
     (["weekly", "--model", "a", "--set", "trainig.epochs=6"], "unknown key trainig.epochs in --set; did you mean"),
-    (["weekly", "--model", "a", "--set", "model.dropout=2"], "model: dropout must be from 0 to below 1"),
+    (["weekly", "--model", "a", "--set", "model.dropout=2"], "model.dropout must be from 0 to below 1"),
     (["weekly", "--model", "a", "--config", "/none.toml"], "configuration file /none.toml does not exist"),
     (["weekly", "--model", "a", "--data-from", "/none"], "--data-from must name a folder, however /none is not one"),
     (["rehearse", "--rounds", "0"], "--rounds must be at least 1, however 0 was given"),
