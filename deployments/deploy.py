@@ -24,12 +24,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eraflow.environment import load
-from eraflow.errors import EraflowError, InputError
+from eraflow.errors import ClosedError, EraflowError, InputError
 from eraflow.request import Request, make_request
 from eraflow.rounds import Round
 from eraflow.store import Store, default_home
 from eraflow.tournament import Tournament
-from eraflow.weekly_config import Configuration, read_configuration
+from eraflow.weekly_config import Configuration, ScheduleConfig, next_times, read_configuration
 from flows import prefect_home
 from tasks.health import answers
 
@@ -134,18 +134,15 @@ async def _serve(made: list[RunnerDeployment], configuration: Configuration) -> 
     identities = {one.name: await runner.aadd_deployment(one) for one in made}
     async with get_client() as client:
         await sweep(client, list(identities.values()))
-        name = await asyncio.to_thread(to_catch_up, configuration)
-        if name is not None:
-            parameters = {"request": _without_waiting(made, name)}
+        if (late := await asyncio.to_thread(to_catch_up, configuration)) is not None:
+            name, wait_s = late
+            request = next(one.parameters["request"] for one in made if one.name == name)
             await client.create_flow_run_from_deployment(
-                identities[name], parameters=parameters, tags=[name, "catch-up"]
+                identities[name],
+                parameters={"request": replace(request, wait_s=wait_s)},
+                tags=[name, "catch-up"],
             )
     await runner.start()
-
-
-def _without_waiting(made: Sequence[RunnerDeployment], name: str) -> Request:
-    request: Request = next(one.parameters["request"] for one in made if one.name == name)
-    return replace(request, wait_s=0.0)
 
 
 async def sweep(client: PrefectClient, deployment_ids: Sequence[Any]) -> int:
@@ -154,47 +151,57 @@ async def sweep(client: PrefectClient, deployment_ids: Sequence[Any]) -> int:
     from prefect.client.schemas.objects import FlowRun
     from prefect.states import Cancelled, Crashed
 
-    async def found(states: Sequence[str]) -> list[FlowRun]:
+    async def found(**filters: Any) -> list[FlowRun]:
         return await client.read_flow_runs(
             deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=list(deployment_ids))),
-            flow_run_filter=FlowRunFilter.model_validate({"state": {"type": {"any_": list(states)}}}),
+            flow_run_filter=FlowRunFilter.model_validate(filters),
             limit=200,
         )
 
-    swept = 0
-    for run in await found(LEFT_BEHIND):
-        await client.set_flow_run_state(run.id, Crashed(message="nobody was at work on it any more"), force=True)
-        swept += 1
-    for run in await found(["SCHEDULED"]):
-        due = run.expected_start_time
-        if due is not None and datetime.now(UTC) - due > OVERDUE:
-            await client.set_flow_run_state(run.id, Cancelled(message="nothing was served when it was due"), force=True)
-            swept += 1
-    return swept
+    overdue = {"before_": datetime.now(UTC) - OVERDUE}
+    left = await found(state={"type": {"any_": LEFT_BEHIND}})
+    late = await found(state={"type": {"any_": ["SCHEDULED"]}}, expected_start_time=overdue)
+    crashed, cancelled = "nobody was at work on it any more", "nothing was served when it was due"
+    for run in left:
+        await client.set_flow_run_state(run.id, Crashed(message=crashed), force=True)
+    for run in late:
+        await client.set_flow_run_state(run.id, Cancelled(message=cancelled), force=True)
+    return len(left) + len(late)
 
 
-def to_catch_up(configuration: Configuration) -> str | None:
-    """The deployment that plays the round which is open now; None if there is none, or nobody would play it.
+def to_catch_up(configuration: Configuration) -> tuple[str, float] | None:
+    """What is to be started at once: the deployment that plays the round which is open now, and how long it waits [s].
 
-    Whether its slots are safe already is for the run to find out, which then ends at once.
+    Where none is open, it is the one that would be waiting for one now, had it been served when it was due. None if
+    there is nothing to do. Whether the slots are safe already is for the run to find out, which then ends at once.
     """
     if not configuration.slots:
         return None
+    tournament = Tournament.from_environment()
     try:
-        tournament = Tournament.from_environment()
         opened = tournament.current_round()
-        if not opened.is_open(tournament.now_utc()):
-            return None
+        if opened.is_open(tournament.now_utc()):
+            return _deployment_for(opened, configuration)
+    except ClosedError:
+        pass
     except EraflowError as error:
         sys.stderr.write(f"eraflow: whether a round is open could not be asked: {error.message}\n")
-        return "weekly"
-    return _deployment_for(opened, configuration)
+        return "weekly", 0.0
+    return _still_waiting(configuration.schedule, tournament.now_utc())
 
 
-def _deployment_for(opened: Round, configuration: Configuration) -> str | None:
+def _deployment_for(opened: Round, configuration: Configuration) -> tuple[str, float] | None:
     is_daily = opened.closes_at_utc - opened.opens_at_utc < LONGEST_DAILY_WINDOW
     name, crons = ("daily", configuration.schedule.daily) if is_daily else ("weekly", configuration.schedule.weekly)
-    return name if crons else None
+    return (name, 0.0) if crons else None
+
+
+def _still_waiting(schedule: ScheduleConfig, now_utc: datetime) -> tuple[str, float] | None:
+    for name, crons, wait_s in (("weekly", schedule.weekly, WEEKLY_WAIT_S), ("daily", schedule.daily, DAILY_WAIT_S)):
+        due = next_times(crons, schedule.time_zone, now_utc - timedelta(seconds=wait_s), 1)
+        if due and due[0] <= now_utc:
+            return name, wait_s - (now_utc - due[0]).total_seconds()
+    return None
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -2,7 +2,7 @@
 
 The queries are those of `numerapi`; how they travel is ours (`client`, `transport`): its transport resumes downloads
 of other rounds, never checks uploads, re-sends submissions and turns failures into empty answers. Read `Tournament`
-from top to bottom: the round, the slots, files in, predictions out, read-back. It never stakes.
+from top to bottom: the round, the slots, files in, predictions out, read-back, scores. It never stakes.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
 from eraflow import transport
 from eraflow.client import TOURNAMENT, Keys, Queries
+from eraflow.entries import Listed, ScoreEntry, Slot, data_versions, read_listed, read_round, read_score
 from eraflow.errors import (
     ClosedError,
     CredentialsError,
@@ -31,6 +31,8 @@ from eraflow.errors import (
 from eraflow.progress import Progress, silent
 from eraflow.rounds import Clock, Round
 from eraflow.transport import Downloaded, Freshness, NotSentError
+
+__all__ = ["API_URL", "Keys", "Listed", "ScoreEntry", "Slot", "Tournament"]
 
 T = TypeVar("T")
 
@@ -47,25 +49,10 @@ _CREATE = """mutation($filename: String! $tournament: Int! $modelId: String $tri
                       source: "numerapi" dataDatestamp: $dataDatestamp) { id } }"""
 _JUDGED = "query($modelId: String) { model(modelId: $modelId) { submissions { filename errorInfo } } }"
 _DOWNLOAD_AUTH = "query($id: String) { submissionDownloadAuth(id: $id) { filename url } }"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Listed:
-    """A submission as the tournament lists it for a slot."""
-
-    filename: str
-    id: str | None
-    inserted_at_utc: datetime | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Slot:
-    """One of the account's models in tournament 8."""
-
-    name: str
-    model_id: str
-    hosted: bool | None
-    """A pickle upload submits for it; None where the tournament would not tell."""
+_SCOPES = "query { apiTokenInfo { publicId scopes } }"
+_GLANCE = """query($tournament: Int!) {
+    rounds(tournament: $tournament number: 0) { number openTime closeStakingTime closeTime } }"""
+_FILES = "query($tournament: Int) { listDatasets(tournament: $tournament) }"
 
 
 class _UploadRefusedError(RefusedError):
@@ -129,7 +116,7 @@ class Tournament:
             raise TransientError(
                 f"the tournament names round {number} as current but does not list it; try again later"
             )
-        opened = self._understood(lambda: _round(found[0]))
+        opened = self._understood(lambda: read_round(found[0]))
         if self.now_utc() < opened.opens_at_utc:
             raise ClosedError(f"round {number} opens at {opened.opens_at_utc:%Y-%m-%d %H:%M} UTC", code="no-round")
         return opened
@@ -139,7 +126,7 @@ class Tournament:
         try:
             return self.current_round()
         except ClosedError as closed:
-            rounds = self._ask(lambda api: [_round(entry) for entry in api.list_rounds(limit=20)])
+            rounds = self._ask(lambda api: [read_round(entry) for entry in api.list_rounds(limit=20)])
             now = self.now_utc()
             past = [r for r in rounds if r.opens_at_utc <= now and now - r.closes_at_utc < timedelta(days=7)]
             if not past:
@@ -257,7 +244,7 @@ class Tournament:
 
     def listed(self, model_id: str) -> list[Listed]:
         """Every submission of the slot, of any round, newest first."""
-        entries = self._ask(lambda api: [_listed(entry) for entry in api.submission_ids(model_id)])
+        entries = self._ask(lambda api: [read_listed(entry) for entry in api.submission_ids(model_id)])
         oldest = datetime.min.replace(tzinfo=UTC)
         return sorted(entries, key=lambda entry: entry.inserted_at_utc or oldest, reverse=True)
 
@@ -292,6 +279,50 @@ class Tournament:
             found = next((entry.get("errorInfo") for entry in entries if entry.get("filename") == stored_as), None)
             return transport.without_secrets(str(found)) if found else None
         return None
+
+    # Scores, keys and data versions
+
+    def scores(self, model_id: str, last_rounds: int = 30, name: str | None = None) -> list[ScoreEntry]:
+        """What the slot's submissions to the last rounds scored, day by day; only the score called `name` if given."""
+        return self._ask(
+            lambda api: [
+                read_score(entry)
+                for entry in api.submission_scores(model_id, display_name=name, last_n_rounds=last_rounds) or []
+            ]
+        )
+
+    def scopes(self) -> tuple[str, ...]:
+        """What the key may do, as `upload_submission`. Raises `CredentialsError` if it is missing or refused."""
+        return self._ask(
+            lambda api: tuple(map(str, api.raw_query(_SCOPES, authorization=True)["data"]["apiTokenInfo"]["scopes"]))
+        )
+
+    def data_versions(self) -> tuple[str, ...]:
+        """The data versions that the tournament lists, as `v5.3`, the newest last."""
+        return self._ask(lambda api: data_versions(map(str, api.list_datasets())))
+
+    # At a glance
+
+    def glance(self) -> Round | None:
+        """The round that is current, or None between rounds: one query, sent once, without the client.
+
+        Raises `TransientError` or `RefusedError` if that is not answered.
+        """
+        try:
+            answer = self._queries.send(_GLANCE, {"tournament": TOURNAMENT})
+        except ClosedError:
+            return None
+        except RefusedError as error:
+            if error.code != "tournament-says-no":
+                raise
+            return None  # the query has no argument to be wrong, see `current_round`
+        found = self._understood(lambda: [read_round(entry) for entry in answer["data"]["rounds"] if entry])
+        return found[0] if found else None
+
+    def glance_at_versions(self) -> tuple[str, ...]:
+        """`data_versions`, asked once and raised like `glance`."""
+        answer = self._queries.send(_FILES, {"tournament": TOURNAMENT})
+        return self._understood(lambda: data_versions(map(str, answer["data"]["listDatasets"])))
 
     # How it is asked
 
@@ -350,30 +381,3 @@ def _current_number(api: Any) -> int | None:
     except IndexError:  # `rounds: []`
         return None
     return None if number is None else int(number)
-
-
-def _round(entry: Mapping[str, Any]) -> Round:
-    closes = entry.get("closeStakingTime") or entry["closeTime"]
-    ends = entry.get("closeTime")
-    return Round(
-        number=int(entry["number"]),
-        opens_at_utc=_utc(entry["openTime"]),
-        closes_at_utc=_utc(closes),
-        ends_at_utc=_utc(ends) if ends else None,
-    )
-
-
-def _listed(entry: Mapping[str, Any]) -> Listed:
-    inserted, identity = entry.get("insertedAt"), entry.get("id")
-    return Listed(
-        filename=str(entry["filename"]),
-        id=str(identity) if identity else None,
-        inserted_at_utc=_utc(inserted) if inserted else None,
-    )
-
-
-def _utc(moment: datetime | str) -> datetime:
-    if isinstance(moment, str):
-        moment = datetime.fromisoformat(moment)
-    # The API speaks UTC; some of its fields leave the zone out.
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)

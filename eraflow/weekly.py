@@ -7,8 +7,6 @@ Read `play`: it is the whole week on a screen. `flows.weekly` runs the same chai
 from __future__ import annotations
 
 import logging
-import os
-import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -17,8 +15,9 @@ from functools import partial
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
+from eraflow.at_work import at_work
 from eraflow.budget import Budget, unlimited
-from eraflow.errors import ClosedError, EraflowError, OutOfTimeError, StorageError
+from eraflow.errors import ClosedError, EraflowError, OutOfTimeError
 from eraflow.fallback import NoStandInError
 from eraflow.files import Files
 from eraflow.ledger import Ledger
@@ -44,13 +43,12 @@ from eraflow.steps import (
     submit_slot,
     train,
 )
-from eraflow.store import Store, exclusive, utc_text
+from eraflow.store import Store, utc_text
 from eraflow.submission import OVERTAKEN
 from eraflow.tournament import Slot, Tournament
 
 logger = logging.getLogger("eraflow")
 
-AT_WORK = "at-work"
 # How often a run starts over because the next round has opened.
 RESTARTS = 2
 
@@ -99,24 +97,12 @@ def play(request: Request, steps: Steps) -> RoundResult:
     """
     for last in (False,) * RESTARTS + (True,):
         week = _Week(request)
-        with week.failing(week.slots), week.at_work():
+        with week.failing(week.slots), week.seen_at_work():
             _play(week, steps)
         if not week.overtaken or last:
             break
         logger.warning("another round is open now; starting over on it")
     return week.finished(steps)
-
-
-def in_progress(store: Store, round_number: int) -> bool:
-    """Whether a process is at work on this round; one that was killed is not."""
-    folder = store.round_folder(round_number)
-    for lock in folder.glob(f".{AT_WORK}-*.lock"):
-        try:
-            with exclusive(folder / lock.name[1 : -len(".lock")], timeout_s=0):
-                lock.unlink(missing_ok=True)
-        except StorageError:
-            return True
-    return False
 
 
 def is_ours(result: RoundResult) -> bool:
@@ -229,10 +215,9 @@ class _Week:
         """From here on this run is at work on the round `opened`, for others to see."""
         self.opened = opened
         if opened is not None and self.request.submit:
-            folder = Store.open(self.request.home).round_folder(opened.number)
-            self._held.enter_context(exclusive(folder / f"{AT_WORK}-{os.getpid()}-{secrets.token_hex(4)}"))
+            self._held.enter_context(at_work(Store.open(self.request.home), opened.number))
 
-    def at_work(self) -> ExitStack:
+    def seen_at_work(self) -> ExitStack:
         """Inside, others see that this run is at work."""
         return self._held
 

@@ -11,7 +11,7 @@ from prefect import State, flow
 from prefect.states import Completed, Failed
 
 from eraflow.request import Request
-from eraflow.scores import collect
+from eraflow.scores import collect, scores_png, sentence, table_markdown
 from eraflow.tell import alarm_config
 from eraflow.watch import watch as watch_round
 from tasks import artifacts
@@ -29,5 +29,5 @@ def watch(request: Request) -> State[None]:
 def scores(request: Request) -> State[None]:
     """What past rounds scored, day by day and slot by slot, into the ledger and the dashboard."""
     found = collect(request.home, request.config.slots)
-    artifacts.scores(found)
-    return Completed(message=f"{len(found):,} scores of {len(request.config.slots)} slots")
+    artifacts.scores(sentence(found), table_markdown(found), scores_png(found) if found else None)
+    return Completed(message=sentence(found))

@@ -13,10 +13,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from eraflow.errors import EraflowError
+from eraflow.errors import EraflowError, StorageError
 from eraflow.store import replacing, utc_text
 from flows.process_group import kill_group, members, send, wait_until
 
@@ -33,10 +34,16 @@ FIRST_STARTS = 3
 class Child:
     """A child, running or about to be started again."""
 
-    def __init__(self, name: str, command: Sequence[str], environ: Mapping[str, str], log: Path, linger_s: float) -> None:
+    def __init__(
+        self, *, name: str, command: Sequence[str], environ: Mapping[str, str], log: Path, linger_s: float = 0.0
+    ) -> None:
+        """`command` is a module and its arguments; `linger_s` [s] is how long it stays after its parent has gone."""
         self.name = name
         self.log = log
         self.ready = False
+        """Does its work, since it was started the last time."""
+        self.was_ready = False
+        """Has done its work at least once."""
         self.started_at_utc = datetime.now(UTC)
         self._command = [sys.executable, "-P", "-m", "flows.lifeline", str(linger_s), *command]
         self._environ = environ
@@ -44,7 +51,6 @@ class Child:
         self._started_s = 0.0
         self._due_s = 0.0
         self._deaths = 0
-        self._was_ready = False
         self._log_begins = 0
         self._groups: set[int] = set()  # of its predecessors too, whose own children may outlive them
 
@@ -64,15 +70,20 @@ class Child:
         """
         if self._process and (code := self._process.poll()) is not None:
             self._ended(code)
+        if len(self._groups) > 1:  # a number is used again some day, so those that are empty are forgotten
+            self._groups = {group for group in self._groups if group == self.pid or members(group)}
         if self._process is None and time.monotonic() >= self._due_s:
-            self._start()
-        return 0.0 if self._process else self._due_s - time.monotonic()
+            try:
+                self._start()
+            except OSError as error:  # no room for the log, no more processes: that passes
+                self._died(f"it could not be started: {error.strerror}")
+        return 0.0 if self._process else max(0.0, self._due_s - time.monotonic())
 
     def tell_ready(self) -> None:
         """Note that it does its work."""
-        if self._was_ready:
+        if self.was_ready:
             logger.info("%s runs again", self.name)
-        self.ready = self._was_ready = True
+        self.ready = self.was_ready = True
 
     def followers(self) -> set[int]:
         """What it and its predecessors have started and still runs."""
@@ -91,21 +102,25 @@ class Child:
         for group in self._groups:
             kill_group(group)
         if process:
-            process.wait()
+            with suppress(subprocess.TimeoutExpired):  # what SIGKILL does not end at once, nobody can
+                process.wait(1.0)
             self._let_go(process)
 
     def rotate_log(self) -> None:
-        """Keep the log's bytes as the one old log and begin anew once it is large; the process writes on into it."""
-        if self.log.exists() and self.log.stat().st_size > LARGEST_LOG_BYTES:
-            with replacing(self.log.with_suffix(".old.log")) as old:
-                shutil.copyfile(self.log, old)
-                old.chmod(0o600)
-            os.truncate(self.log, 0)
-            self._log_begins = 0
+        """Keep a large log as the one old log and begin it anew; the process writes on into it."""
+        # A log that stays large harms less than a supervisor that ends.
+        with suppress(OSError, StorageError):
+            if self.log.stat().st_size > LARGEST_LOG_BYTES:
+                with replacing(self.log.with_suffix(".old.log")) as old:
+                    old.touch(mode=0o600)
+                    shutil.copyfile(self.log, old)
+                os.truncate(self.log, 0)
+                self._log_begins = 0
 
     def last_words(self) -> str:
         """The last line that it wrote since it was started."""
-        with self.log.open("rb") as log:
+        lines: list[str] = []
+        with suppress(OSError), self.log.open("rb") as log:
             log.seek(max(self._log_begins, log.seek(0, os.SEEK_END) - 4096))
             lines = log.read().decode(errors="replace").split("\n")
         return next((line.strip() for line in reversed(lines) if line.strip()), "it wrote nothing")
@@ -123,21 +138,25 @@ class Child:
                 start_new_session=True,  # Ctrl-C in the terminal is for the parent, which stops them in order
             )  # fmt: skip
         self._started_s = time.monotonic()
-        self._groups = {group for group in self._groups if members(group)} | {self._process.pid}
+        self._groups.add(self._process.pid)
 
     def _ended(self, code: int) -> None:
-        how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        self._deaths = 1 if self.runs_s > RAN_WELL_S else self._deaths + 1
+        if self.runs_s > RAN_WELL_S:
+            self._deaths = 0
         if self._process:
             self._let_go(self._process)
+        self._died(f"signal {-code}" if code < 0 else f"exit code {code}")
+
+    def _died(self, how: str) -> None:
         self.ready = False
-        if not self._was_ready and self._deaths >= FIRST_STARTS:
+        self._deaths += 1
+        if not self.was_ready and self._deaths >= FIRST_STARTS:
             raise EraflowError(
                 f"{self.name} must start, however it ended {self._deaths} times ({how}): {self.last_words()};"
                 f" see {self.log}",
                 code="did-not-start",
             )
-        pause_s = min(2.0 ** (self._deaths - 1), LONGEST_PAUSE_S)
+        pause_s = min(2.0 ** min(self._deaths - 1, 10), LONGEST_PAUSE_S)
         self._due_s = time.monotonic() + pause_s
         logger.warning("%s ended (%s) and is started again in %.0f s; see %s", self.name, how, pause_s, self.log)
 

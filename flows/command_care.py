@@ -3,23 +3,160 @@
 from __future__ import annotations
 
 import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flows.terminal import complain, show
+
+if TYPE_CHECKING:
+    from eraflow.status import Seen, Status
+
+REDRAWN_EACH_S = 2.0
+# Nobody watches more closely than this, and the tournament has others to answer [s].
+ASKED_EACH_S = 30.0
 
 
 def up(options: argparse.Namespace) -> int:
     """Run server and deployments until stopped."""
-    raise NotImplementedError
+    from flows.up import up as run
+
+    return run(options.config, os.environ, port=options.port, check_only=options.check)
 
 
 def status(options: argparse.Namespace) -> int:
     """Tell whether this week is safe."""
-    raise NotImplementedError
+    if options.check:
+        return _check(options)
+    from eraflow.status import look
+    from eraflow.store import default_home
+
+    home = default_home(os.environ)
+    if options.watch:
+        return _watch(home, options)
+    show(_shown(look(home, os.environ, options.config), options))
+    return 0
 
 
 def doctor(options: argparse.Namespace) -> int:
     """Tell whether this machine is fit."""
-    raise NotImplementedError
+    from eraflow.doctor import examine, exit_code, json_object, line
+    from eraflow.finding import Case
+    from eraflow.store import default_home
+
+    case = Case(
+        home=default_home(os.environ),
+        config_file=options.config,
+        environ=os.environ,
+        deep=options.deep,
+        alarm_test=options.alarm_test,
+    )
+    findings = []
+    for finding in examine(case):
+        findings.append(finding)
+        if not options.json:
+            show(line(finding))
+    if options.json:
+        show(json.dumps(json_object(findings)))
+    return exit_code(findings)
 
 
 def scores(options: argparse.Namespace) -> int:
     """Collect and show what past rounds scored."""
-    raise NotImplementedError
+    from eraflow.errors import TransientError
+    from eraflow.ledger import Ledger
+    from eraflow.scores import collect, json_object, scores_png, table_text
+    from eraflow.store import Store, default_home, write_atomically
+    from eraflow.tournament import Tournament
+
+    store = Store.open(default_home(os.environ))
+    slots = options.model or list(_configured_slots(store.home, options.config))
+    code = 0
+    try:
+        found = collect(store.home, slots)
+    except TransientError as error:
+        complain(f"{error.message}; this is what was collected before")
+        kept = Ledger(store.ledger_path, Tournament.from_environment().url).scores()
+        found, code = [score for score in kept if score.slot in slots], error.exit_code
+    chart = store.home / "scores.png"
+    write_atomically(chart, scores_png(found))
+    show(json.dumps({**json_object(found), "chart": str(chart)}) if options.json else f"{table_text(found)}\nchart {chart}")
+    return code
+
+
+def _configured_slots(home: Path, config_file: Path | None) -> Mapping[str, str]:
+    from eraflow.errors import InputError
+    from eraflow.weekly_config import default_config_file, read_configuration
+
+    slots = read_configuration(config_file or default_config_file(home)).slots
+    if not slots:
+        raise InputError("no slot whose scores to collect; name one with --model, or in a configuration file")
+    return slots
+
+
+def _check(options: argparse.Namespace) -> int:
+    """The dead man's switch."""
+    from eraflow.store import default_home
+    from eraflow.watch import check, json_object
+
+    watched = check(default_home(os.environ), options.config, os.environ)
+    show(json.dumps(json_object(watched)) if options.json else watched.sentence)
+    return watched.exit_code
+
+
+def _shown(found: Status, options: argparse.Namespace) -> str:
+    from eraflow.status_text import json_object, text
+
+    return json.dumps(json_object(found)) if options.json else text(found)
+
+
+def _watch(home: Path, options: argparse.Namespace) -> int:
+    """Keep it on the screen; where that is no terminal, print it again when something has changed."""
+    on_screen = sys.stdout.isatty() and not options.json
+    try:
+        _watched(home, options, _draw if on_screen else _print_changes())
+    except KeyboardInterrupt:
+        return 0
+    except BrokenPipeError:  # nobody reads it any more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _watched(home: Path, options: argparse.Namespace, put: Callable[[Status, str], None]) -> None:
+    from eraflow.status import look, see
+
+    seen: Seen | None = None
+    asked_at_s = 0.0
+    while True:
+        started = time.monotonic()
+        if seen is None or started - asked_at_s >= ASKED_EACH_S:
+            seen, asked_at_s = see(os.environ), started
+        found = look(home, os.environ, options.config, seen)
+        put(found, _shown(found, options))
+        time.sleep(max(0.1, REDRAWN_EACH_S - (time.monotonic() - started)))
+
+
+def _draw(_: Status, text: str) -> None:
+    columns, rows = os.get_terminal_size(sys.stdout.fileno())
+    # What does not fit would scroll, and what was there before would stay.
+    lines = [line[:columns] for line in text.splitlines()][: max(1, rows - 1)]
+    sys.stdout.write("\x1b[H" + "".join(f"{line}\x1b[K\n" for line in lines) + "\x1b[J")
+    sys.stdout.flush()
+
+
+def _print_changes() -> Callable[[Status, str], None]:
+    before: list[Any] = []
+
+    def put(found: Status, text: str) -> None:
+        from dataclasses import replace
+
+        if not before or replace(before[0], now_utc=found.now_utc) != found:
+            before[:] = [found]
+            sys.stdout.write(f"{text}\n\n")
+            sys.stdout.flush()
+
+    return put

@@ -1,20 +1,22 @@
 """Whether `eraflow up` may start: what is wrong with the configuration is said now, not on Saturday at 12:00 UTC.
 
-A program too, `python -m flows.judge CONFIG`, because this imports torch and asks the tournament, and what stays up
+A program too, `python -m flows.judge [CONFIG]`, because this imports torch and asks the tournament, and what stays up
 for months should not carry that along.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from eraflow.errors import EraflowError, InputError, TransientError
+from eraflow.errors import EXIT_DONE, EraflowError, InputError, TransientError
 from eraflow.store import Store, default_home
 from flows.terminal import complain
 
@@ -22,49 +24,81 @@ from flows.terminal import complain
 ASKING_LIMIT_S = 20.0
 
 
-def judge(config_file: Path, environ: Mapping[str, str]) -> str:
-    """A line that says what the configuration holds. Raises `EraflowError` for what a round would fail at."""
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """A configuration in which nothing wrong was found."""
+
+    config_file: str
+    """Its absolute path: the one given, or the home's own."""
+    line: str
+    """What it holds, for the user."""
+    secrets: list[str]
+    """The environment variables that alarm addresses are read from."""
+
+
+def judge(config_file: Path | None, environ: Mapping[str, str]) -> Judged:
+    """Look for everything that a round would fail at. Raises `EraflowError` for the first that was found."""
     from eraflow import alarms
     from eraflow.request import make_request
     from eraflow.steps import find_slots
     from eraflow.weekly_config import read_configuration
 
-    configuration = read_configuration(config_file)
-    request = make_request(home=Store.open(default_home(environ)).home, config_file=config_file)
+    home = Store.open(default_home(environ)).home
+    path = _existing(config_file, home)
+    configuration = read_configuration(path)
+    request = make_request(home=home, config_file=path)
     alarms.check(configuration.alarm, environ)
     _require_password(environ)
     # What only the tournament knows: keys that it refuses, a slot that is not the account's.
     if not _in_time(lambda: find_slots(request)):
-        complain("the tournament could not be asked whether keys and slots are right; this goes on without")
+        complain("the tournament could not be asked whether keys and slots are right; going on without")
     named = ", ".join(f"{slot} ({recipe})" for slot, recipe in sorted(request.config.slots.items()))
-    return f"{config_file} holds nothing wrong: {named}"
+    addresses = (*configuration.alarm.urls, configuration.alarm.heartbeat_url)
+    return Judged(
+        config_file=str(path),
+        line=f"nothing wrong was found in {path}: {named}",
+        secrets=[text.strip("${}") for text in addresses if text.startswith("$")],
+    )
 
 
-def judge_apart(config_file: Path, environ: Mapping[str, str]) -> str:
+def judge_apart(config_file: Path | None, environ: Mapping[str, str]) -> Judged:
     """`judge` in a process of its own; raises what it raised."""
     done = subprocess.run(  # noqa: S603  # our own module
-        [sys.executable, "-m", "flows.judge", str(config_file)],
+        [sys.executable, "-m", "flows.judge", *([str(config_file)] if config_file else [])],
         env=dict(environ), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=False,
     )  # fmt: skip
     try:
-        answer: dict[str, str] = json.loads(done.stdout)
+        answer = json.loads(done.stdout)
     except ValueError:
-        raise EraflowError(f"{config_file} could not be judged (exit code {done.returncode}); try again") from None
+        raise EraflowError(f"the configuration could not be judged (exit code {done.returncode}); try again") from None
     if done.returncode:
         error = EraflowError(answer["message"], code=answer["code"])
         error.exit_code = done.returncode
         raise error
-    return answer["line"]
+    return Judged(**answer)
 
 
 def main(arguments: list[str]) -> int:
     """Judge one configuration; the answer is JSON on standard output."""
     try:
-        answer, code = {"line": judge(Path(arguments[0]), os.environ)}, 0
+        answer = dataclasses.asdict(judge(Path(arguments[0]) if arguments else None, os.environ))
     except EraflowError as error:
-        answer, code = {"message": error.message, "code": error.code}, error.exit_code
+        sys.stdout.write(json.dumps({"message": error.message, "code": error.code}))
+        return error.exit_code
     sys.stdout.write(json.dumps(answer))
-    return code
+    return EXIT_DONE
+
+
+def _existing(config_file: Path | None, home: Path) -> Path:
+    from eraflow.weekly_config import CONFIG_FILE, default_config_file
+
+    path = config_file or default_config_file(home)
+    if path is None:
+        raise InputError(
+            f"a configuration must be there, however neither --config was given nor is there {home / CONFIG_FILE};"
+            " copy deployments/weekly.toml there and name your slots in it"
+        )
+    return path.resolve()
 
 
 def _require_password(environ: Mapping[str, str]) -> None:

@@ -96,12 +96,21 @@ def pointed_at(environ: MutableMapping[str, str], tournament: LocalTournament) -
 
 
 def serve_tournament(
-    home: Path, port: int, data_from: Path | None, *, show: Callable[[str], None], as_json: bool
-) -> int:
-    """Run the local tournament until it is stopped; tells its address and where its keys are."""
+    home: Path, port: int, data_from: Path | None, *, show: Callable[[str], None], as_json: bool,
+    every_s: float | None = None, window_s: float | None = None, delay_scale: float = 0.0, rows: int | None = None,
+    features: int | None = None,
+) -> int:  # fmt: skip
+    """Run the local tournament until it is stopped; tells its address and where its keys are.
+
+    With `every_s` another round opens each so many seconds, on time for `window_s`; `rows` and `features` size its
+    market. Raises `InputError` for a pace or a size that cannot be.
+    """
     import json
 
-    with LocalTournament(home, port=port, data_from=data_from) as tournament:
+    market = MarketConfig.sized(rows=rows, features=features)
+    with LocalTournament(
+        home, port=port, data_from=data_from, market=market, every_s=every_s, window_s=window_s, delay_scale=delay_scale
+    ) as tournament:
         if tournament.open_round() is None:
             tournament.open_next_round()
         facts = {"url": tournament.url, "home": str(home), "environment_file": str(tournament.environment_file)}

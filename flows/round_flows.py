@@ -122,16 +122,24 @@ def _played(request: Request) -> State[RoundResult]:
             result = play(request, plain_steps(ShownProgress()))
         tell(request, result)
     artifacts.checks(result)
-    artifacts.receipts(result)
+    artifacts.week_ends(request, result)
     return _ended(request, result)
 
 
 def _ended(request: Request, result: RoundResult) -> State[RoundResult]:
-    if result.error and result.error["code"] in NO_ROUND and not request.wait_s:
+    if not request.wait_s and (why := _no_round(result)):
         # Nobody waited for it, so nothing is wrong.
-        return Completed(message=str(result.error["message"]), data=result)
+        return Completed(message=why, data=result)
     ended = Failed if result.exit_code else Completed
     return ended(message=_message(result), data=result)
+
+
+def _no_round(result: RoundResult) -> str | None:
+    """Why no round was played, if it is because none was open; with slots each of them says so."""
+    told = [(result.error["code"], result.error["message"])] if result.error else []
+    told = told or [(receipt.error_code, receipt.error_message) for receipt in result.receipts]
+    is_none = result.round is None and bool(told) and all(code in NO_ROUND for code, _ in told)
+    return str(told[0][1]) if is_none else None
 
 
 def _message(result: RoundResult) -> str:

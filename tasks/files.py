@@ -16,7 +16,7 @@ from tasks.progress import ShownProgress
 
 @task(name="gather files", task_run_name="gather files", timeout_seconds=6 * 3600, **NETWORK)
 def gather_files(request: Request, opened: Round | None, budget: Budget) -> Files:
-    """Download or adopt the files, verified; what changed is shown as an artifact."""
+    """Download or adopt the files, verified; what changed is shown in the dashboard."""
     found = steps.gather_files(request, opened, budget, ShownProgress())
-    artifacts.data(found)
+    artifacts.data(request, found)
     return found

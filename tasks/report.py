@@ -1,4 +1,4 @@
-"""The round's report, and the pictures of its models in the dashboard."""
+"""The round's report, and its models in the dashboard."""
 
 from __future__ import annotations
 
@@ -18,6 +18,5 @@ def report(request: Request, result: RoundResult) -> Path:
     """One page for the round. Everything is drawn here, when nothing waits to be sent any more."""
     path = steps.report(request, result)
     for model in result.models:
-        artifacts.training(model)
-        artifacts.validation(model)
+        artifacts.model(model)
     return path

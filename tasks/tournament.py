@@ -22,10 +22,10 @@ def find_slots(request: Request) -> dict[str, Slot]:
 
 @task(name="open round", task_run_name="open round", timeout_seconds=4 * 3600, **NETWORK)
 def open_round(request: Request) -> Round:
-    """The open round and its deadline, waited for and shown as an artifact and in the run's name."""
+    """The open round and its deadline, waited for and shown in the dashboard and in the run's name."""
     opened = steps.open_round(request)
-    describe_run(name=f"round {opened.number}", tags=[f"round-{opened.number}", *recipe_names(request)])
-    artifacts.round_and_deadline(opened)
+    describe_run(tags=recipe_names(request), round_number=opened.number)
+    artifacts.week_begins(request, opened)
     return opened
 
 

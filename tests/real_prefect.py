@@ -45,6 +45,7 @@ class PrefectServer:
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             # Where the dashboard looks for the API; by default port 4200, whatever the port is.
             "PREFECT_SERVER_UI_API_URL": self.url,
+            "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         }
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
@@ -77,9 +78,9 @@ class PrefectServer:
         return found
 
     def artifacts_of(self, flow_run_id: str) -> dict[str, dict[str, Any]]:
-        """Key -> artifact, of one flow run; progress has no key and is left out."""
-        found = self.read("artifacts", artifacts={"flow_run_id": {"any_": [flow_run_id]}})
-        return {one["key"]: one for one in found if one["key"]}
+        """Key -> its last artifact, of one flow run; progress has no key and is left out."""
+        found = self.read("artifacts", artifacts={"flow_run_id": {"any_": [flow_run_id]}}, sort="CREATED_DESC")
+        return {one["key"]: one for one in reversed(found) if one["key"]}
 
     def newest_run(self) -> dict[str, Any]:
         """The flow run that was created last and has started."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import timedelta
 from typing import Any
 from urllib.parse import quote
 
@@ -11,8 +10,9 @@ from eraflow.rehearsal.core import NOT_OPEN, Core
 from eraflow.rehearsal.graphql import Field, GraphQLError, Operation, bind, canonical, check, parse, project
 from eraflow.rehearsal.market_files import VERSION
 from eraflow.rehearsal.schema import ROOTS, SCOPES_OF, TYPES
+from eraflow.rehearsal.scoring import DayScore
 from eraflow.rehearsal.state import TOURNAMENT, Slot, Submission, stamp
-from eraflow.rehearsal.timetable import FIRST_NUMBER, ScheduledRound
+from eraflow.rehearsal.timetable import FIRST_NUMBER, SCORE_DAYS, ScheduledRound
 
 Json = dict[str, Any]
 USERNAME = "rehearsal"
@@ -35,7 +35,7 @@ class Desk:
             "submissions": lambda modelId=None: self._submissions(self._core.slot(modelId)),
             "submissionUploadAuth": self._upload_auth,
             "submissionDownloadAuth": self._download_auth,
-            "submissionScores": lambda **_: [],
+            "submissionScores": self._scores,
             "createSubmission": self._create,
         }
 
@@ -98,7 +98,7 @@ class Desk:
             "openTime": stamp(at.opens_at_utc if opened else at.scheduled_utc),
             "closeStakingTime": stamp(at.closes_at_utc),
             "closeTime": stamp(at.ends_at_utc),
-            "scoreTime": stamp(at.scheduled_utc + timedelta(days=4)),
+            "scoreTime": stamp(at.scored_at_utc(1)),
             "resolveTime": stamp(at.resolves_at_utc),
             "resolvedGeneral": resolved,
             "resolvedStaking": resolved,
@@ -109,10 +109,10 @@ class Desk:
         }
 
     def _list_datasets(self, round: int | None = None, tournament: int | None = None) -> list[str]:  # noqa: ARG002
-        return self._core.publisher.names()
+        return self._core.data_files()
 
     def _dataset(self, filename: str, round: int | None = None, tournament: int | None = None) -> str:  # noqa: ARG002
-        if filename not in {*self._core.publisher.names(), *self._core.state.files}:
+        if filename not in {*self._core.data_files(), *self._core.state.files}:
             raise GraphQLError(f"Dataset not found: {filename}")
         latest = self._core.latest().number
         number = latest if round in (None, 0) else int(round)
@@ -170,12 +170,28 @@ class Desk:
 
     def _latest_submissions(self, slot: Slot) -> list[Json]:
         newest = self._core.latest().number
-        made = [one for one in self._core.submissions(slot.id) if one.selected or (one.late and one.valid)]
-        counting = {one.round: one for one in sorted(made, key=lambda one: one.selected)}
+        counting = self._core.counting(slot.id)
         return [
             _latest(self._core.timetable.round(number), counting.get(number))
             for number in range(newest, max(FIRST_NUMBER, newest - LATEST_ROUNDS + 1) - 1, -1)
         ]
+
+    def _scores(
+        self, modelId: str | None = None, tournament: int | None = None, lastNRounds: int | None = None,
+        distinctOnRound: bool | None = None, **asked: Any,
+    ) -> list[Json]:  # fmt: skip
+        slot, newest = self._core.slot(modelId), self._core.latest().number
+        if tournament not in (None, slot.tournament):
+            return []
+        found = []
+        for number, one in sorted(self._core.counting(slot.id).items(), reverse=True):
+            if lastNRounds is not None and number <= newest - lastNRounds:
+                break
+            at = self._core.timetable.round(number)
+            told = [_score(at, one, row) for row in self._core.scorer.rows(one, at, self._core.now_utc())]
+            rows = [row for row in told if all(value in (None, row[name]) for name, value in asked.items())]
+            found += rows[:1] if distinctOnRound else rows
+        return found
 
     def _upload_auth(self, filename: str, tournament: int, modelId: str | None = None) -> Json:
         granted = self._core.grant_upload(filename, modelId, tournament)
@@ -213,13 +229,13 @@ def _score_config(at: ScheduledRound, name: str, display_name: str, multiplier: 
         "name": name,
         "version": "v1",
         "displayName": display_name,
-        "totalScoreDays": 60,
+        "totalScoreDays": SCORE_DAYS,
         "returnsLagDays": 2,
         "dataDelayDays": 1,
         "universe": VERSION,
         "isCanonScore": name == "corr60",
         "isPayout": True,
-        "scoringStart": stamp(at.scheduled_utc + timedelta(days=4)),
+        "scoringStart": stamp(at.scored_at_utc(1)),
         "scoringEnd": stamp(at.resolves_at_utc),
         "minMultiplier": multiplier,
         "maxMultiplier": multiplier,
@@ -227,6 +243,25 @@ def _score_config(at: ScheduledRound, name: str, display_name: str, multiplier: 
         "clipThreshold": 1.0,
         "stakeThreshold": None,
         "payoutFactor": 1.0,
+    }
+
+
+def _score(at: ScheduledRound, one: Submission, row: DayScore) -> Json:
+    return {
+        "roundId": f"round-{at.number}",
+        "submissionId": one.id,
+        "roundNumber": at.number,
+        "roundResolveTime": stamp(at.resolves_at_utc),
+        "roundScoreTime": stamp(at.scored_at_utc(1)),
+        "roundCloseStakingTime": stamp(at.closes_at_utc),
+        "value": row.value,
+        "percentile": row.percentile,
+        "displayName": row.name,
+        "version": row.version,
+        "date": stamp(at.scored_at_utc(row.day)),
+        "day": row.day,
+        "resolveDate": stamp(at.resolves_at_utc),
+        "resolved": row.day == SCORE_DAYS,
     }
 
 

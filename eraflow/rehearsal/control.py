@@ -46,6 +46,12 @@ class RemoteControl:
     def open_next_round(self, delay_s: float | None = None) -> int:
         return int(self.call("open_next_round", delay_s=delay_s))
 
+    def delay_next_round(self, delay_s: float | None) -> int:
+        return int(self.call("delay_next_round", delay_s=delay_s))
+
+    def set_pace(self, every_s: float, window_s: float | None = None, delay_scale: float = 0.0) -> None:
+        self.call("set_pace", every_s=every_s, window_s=window_s, delay_scale=delay_scale)
+
     def close_round(self) -> int:
         return int(self.call("close_round"))
 
@@ -69,6 +75,9 @@ class RemoteControl:
 
     def set_scopes(self, scopes: Sequence[str]) -> None:
         self.call("set_scopes", scopes=list(scopes))
+
+    def add_data_version(self, version: str) -> None:
+        self.call("add_data_version", version=version)
 
     def call(self, call: str, **arguments: Any) -> Any:
         """One call by its name, with plain values in and out."""

@@ -15,16 +15,18 @@ import string
 import threading
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from eraflow.errors import InputError
 from eraflow.rehearsal.graphql import GraphQLError
 from eraflow.rehearsal.judging import judge, with_ids_of
+from eraflow.rehearsal.market_files import VERSION
 from eraflow.rehearsal.publishing import Publisher
+from eraflow.rehearsal.scoring import Scorer
 from eraflow.rehearsal.state import Keys, Slot, State, Submission, load_keys, load_state, save_state, stamp
-from eraflow.rehearsal.timetable import ScheduledRound, Timetable, last_saturday_noon
+from eraflow.rehearsal.timetable import Pace, ScheduledRound, Timetable, last_saturday_noon
 from eraflow.store import write_atomically
 
 NOT_OPEN = "Current round not open for submissions"
@@ -39,6 +41,7 @@ class Core:
         url_lifetime_s: float, system: Callable[[], datetime],
     ) -> None:  # fmt: skip
         self.home, self.publisher, self.url_lifetime_s = home, publisher, url_lifetime_s
+        self.scorer = Scorer(publisher, self.stored)
         self._seed, self._weekly_only, self._system = seed, weekly_only, system
         self.lock = threading.RLock()
         home.mkdir(parents=True, exist_ok=True)
@@ -65,7 +68,37 @@ class Core:
     def timetable(self) -> Timetable:
         begins = datetime.fromisoformat(self.state.begins_utc)
         delays = {int(number): delay for number, delay in self.state.delay_s_of.items()}
-        return Timetable(begins.astimezone(UTC), self._weekly_only, self._seed, delays)
+        paces = [
+            Pace(**{**table, "begins_utc": datetime.fromisoformat(table["begins_utc"]).astimezone(UTC)})
+            for table in self.state.paces
+        ]
+        return Timetable(begins.astimezone(UTC), self._weekly_only, self._seed, delays, paces)
+
+    def set_pace(self, every_s: float, window_s: float, delay_scale: float) -> None:
+        """Open fast rounds from the next one on, the first of them `every_s` from now; no change if they are so
+        already. Raises `InputError` if such rounds cannot be.
+        """
+        with self.lock:
+            asked = {"every_s": every_s, "window_s": window_s, "delay_scale": delay_scale}
+            if self.state.paces and asked.items() <= self.state.paces[-1].items():
+                return
+            # A whole second, because the API's times have no more.
+            begins = self.now_utc().replace(microsecond=0) + timedelta(seconds=every_s)
+            pace = Pace(first_number=self.latest().number + 1, begins_utc=begins, **asked)
+            self.state.paces.append({**asdict(pace), "begins_utc": begins.isoformat()})
+            self.save()
+
+    def set_delay(self, number: int, delay_s: float) -> None:
+        """Let a round that has not opened yet open so late. Raises `InputError` if a fast one then has no room."""
+        with self.lock:
+            paces = [pace for pace in self.timetable.paces if pace.first_number <= number]
+            if paces and not 0 <= delay_s <= paces[-1].longest_delay_s:
+                raise InputError(
+                    f"a fast round must open 0 to {paces[-1].longest_delay_s:g} s late, however {delay_s:g} s was"
+                    f" asked for round {number}"
+                )
+            self.state.delay_s_of[str(number)] = delay_s
+            self.save()
 
     def latest(self) -> ScheduledRound:
         """The round that opened last."""
@@ -116,7 +149,26 @@ class Core:
     def _signature(self, method: str, path: str, expires: int) -> str:
         return hmac.digest(self.keys.signing_key.encode(), f"{method} {path} {expires}".encode(), "sha256").hex()
 
+    # Data files
+
+    def data_files(self) -> list[str]:
+        """The names of all files, of every version that is listed."""
+        own = self.publisher.names()
+        return own + [name.replace(VERSION, version, 1) for version in self.state.data_versions for name in own]
+
+    def data_file(self, name: str, at: ScheduledRound) -> Path:
+        """The bytes of a file as it is in that round; another version's are those of the usual one."""
+        if replaced := self.state.files.get(name):
+            return Path(replaced)
+        version, _, own = name.partition("/")
+        return self.publisher.path(f"{VERSION}/{own}" if version in self.state.data_versions else name, at)
+
     # Submissions
+
+    def counting(self, model_id: str) -> dict[int, Submission]:
+        """Round -> the submission of this slot that is scored: the selected one, or else the last that came late."""
+        made = [one for one in self.submissions(model_id) if one.selected or (one.late and one.valid)]
+        return {one.round: one for one in sorted(made, key=lambda one: one.selected)}
 
     def slot(self, model_id: str | None) -> Slot:
         """The slot of this id. Raises `GraphQLError` if the account has none."""

@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 import threading
+from collections import defaultdict
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -30,6 +31,7 @@ class Publisher:
         key = hashlib.sha256(json.dumps(asdict(market.config), sort_keys=True).encode()).hexdigest()[:12]
         self._folder = home / "files" / key
         self._lock = threading.Lock()
+        self._making: defaultdict[Path, threading.Lock] = defaultdict(threading.Lock)
 
     def names(self) -> list[str]:
         """The tournament's names of all files, as `v5.3/train.parquet`."""
@@ -45,7 +47,11 @@ class Publisher:
         if self.data_from is not None:
             return self.data_from / own
         path = self._place(own, at)
+        if path.exists():  # whole, then; and whoever reads it need not wait for another file that is made
+            return path
         with self._lock:
+            making = self._making[path]
+        with making:
             if not path.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with replacing(path) as partial:
@@ -59,11 +65,11 @@ class Publisher:
         if self.data_from is None:
             for folder in self._folder.parent.iterdir():
                 if folder != self._folder:
-                    shutil.rmtree(folder)
+                    shutil.rmtree(folder, ignore_errors=True)
             for kind, newest in (("week", at.week), ("round", at.number)):
                 for folder in self._folder.glob(f"{kind}-*"):
                     if int(folder.name.partition("-")[2]) <= newest - _KEPT:
-                        shutil.rmtree(folder)
+                        shutil.rmtree(folder, ignore_errors=True)  # two that prepare may meet here
 
     def live_ids(self, at: ScheduledRound) -> tuple[str, ...]:
         """The ids that a submission to this round must hold."""

@@ -77,7 +77,9 @@ ROOTS: dict[str, Root] = {
     "submissionUploadAuth": _root("UploadAuth", "filename tournament modelId", ["filename", "tournament"]),
     "submissionDownloadAuth": _root("UploadAuth", "id"),
     "submissionScores": _root(
-        "SubmissionScore", "modelId displayName version day resolved tournament lastNRounds distinctOnRound"
+        "SubmissionScore",
+        "modelId displayName version day resolved tournament lastNRounds distinctOnRound",
+        ["modelId"],
     ),
     "createSubmission": _root(
         "CreatedSubmission",

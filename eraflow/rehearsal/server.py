@@ -7,11 +7,12 @@ asks), `core` (rounds, keys, submissions), `publishing` with `market` and `marke
 from __future__ import annotations
 
 import dataclasses
+import logging
 import shlex
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,20 @@ from eraflow.errors import InputError, StorageError
 from eraflow.rehearsal.core import Core, check_replacement
 from eraflow.rehearsal.faults import Fault, Faults
 from eraflow.rehearsal.market import Market, MarketConfig
+from eraflow.rehearsal.market_files import VERSION
 from eraflow.rehearsal.publishing import Publisher
 from eraflow.rehearsal.state import SCOPES, Submission, write_private
 from eraflow.rehearsal.wire import TournamentServer
 from eraflow.rounds import system_now_utc
 from eraflow.store import Store, exclusive
 
-# A round is opened by moving the clock to this long after its opening [s].
-AFTER_OPENING_S = 1.0
-AFTER_CLOSE_S = 1.0
+logger = logging.getLogger("eraflow")
+
+# A round is opened by moving the clock to this long after its opening, and closed likewise; fast ones have less.
+AFTER_OPENING = timedelta(seconds=1)
+AFTER_CLOSE = timedelta(seconds=1)
+# How often it is seen whether another fast round has to be made ready [s].
+AHEAD_EVERY_S = 0.1
 # How long a tournament that is just stopping in the same home is waited for.
 WAITS_FOR_HOME_S = 5.0
 
@@ -38,15 +44,19 @@ class LocalTournament:
     The home keeps everything: keys made at random once, clock, slots, submissions; a later start goes on there, at
     the same address if it is free. `market` is the synthetic one, of default size if not given; with `data_from` the
     files of that folder are served instead. `seed` moves the delays of the openings, and the default market.
-    `url_lifetime_s` is how long a signed address lasts [s of the tournament's clock]. Raises `InputError` for a
-    folder that is none, `StorageError` if another process serves this home.
+    `url_lifetime_s` is how long a signed address lasts [s of the tournament's clock]. With `every_s` rounds are fast,
+    see `set_pace`. Raises `InputError` for a folder that is none or a pace that cannot be, `StorageError` if another
+    process serves this home.
     """
 
     def __init__(
         self, home: Path, *, port: int = 0, market: MarketConfig | None = None, data_from: Path | None = None,
         slots: Sequence[str] = ("rehearsal_one", "rehearsal_two"), seed: int = 0, weekly_only: bool = True,
         url_lifetime_s: float = 3600.0, system: Callable[[], datetime] = system_now_utc,
+        every_s: float | None = None, window_s: float | None = None, delay_scale: float = 0.0,
     ) -> None:  # fmt: skip
+        if every_s is None and window_s is not None:
+            raise InputError("the window of fast rounds needs how often one opens, however only the window was given")
         self.home = Store.open(Path(home)).home
         self.market = Market(market or MarketConfig(seed=seed))
         self.faults = Faults()
@@ -56,7 +66,10 @@ class LocalTournament:
             url_lifetime_s=url_lifetime_s, system=system,
         )  # fmt: skip
         self._server: TournamentServer | None = None
+        self._ahead: threading.Thread | None = None
         self._held = ExitStack()
+        if every_s is not None:
+            self.set_pace(every_s, window_s, delay_scale)
 
     # Running
 
@@ -77,12 +90,18 @@ class LocalTournament:
         if self.open_round() is not None:
             self._core.publisher.prepare(self._core.latest())
         threading.Thread(target=self._server.serve_forever, args=(0.05,), name="tournament", daemon=True).start()
+        self._ahead = threading.Thread(
+            target=self._prepare_ahead, args=(self._server.stopping,), name="tournament-ahead", daemon=True
+        )
+        self._ahead.start()
 
     def stop(self) -> None:
         """Stop listening; requests that hang are cut."""
         if self._server is not None:
             self._server.stopping.set()
             self._server.shutdown()
+            if self._ahead is not None:
+                self._ahead.join()
             self._held.close()
             self._server = None
 
@@ -136,20 +155,39 @@ class LocalTournament:
 
         `delay_s` is how late it opens; without it the timetable's own draw stands. Its data files are made first.
         """
+        number = self.delay_next_round(delay_s)
+        at = self._core.timetable.round(number)
+        self._core.publisher.prepare(at)  # outside the lock: requests need not wait for it
+        self._core.move_to(at.opens_at_utc + min(AFTER_OPENING, 0.01 * (at.closes_at_utc - at.opens_at_utc)))
+        return number
+
+    def delay_next_round(self, delay_s: float | None) -> int:
+        """Let the next round open so late, without moving the clock; returns its number.
+
+        Raises `InputError` for a delay that fast rounds have no room for.
+        """
         with self._core.lock:
             number = self._core.timetable.following(self.now_utc()).number
             if delay_s is not None:
-                self._core.state.delay_s_of[str(number)] = delay_s
-            at = self._core.timetable.round(number)
-            self._core.publisher.prepare(at)
-            self._core.move_by((at.opens_at_utc - self.now_utc()).total_seconds() + AFTER_OPENING_S)
+                self._core.set_delay(number, delay_s)
             return number
+
+    def set_pace(self, every_s: float, window_s: float | None = None, delay_scale: float = 0.0) -> None:
+        """From the next round on, open one every `every_s` seconds of the clock, the first of them `every_s` from now.
+
+        Each is open on time for `window_s` (three quarters of `every_s` if not given), stands for a week, and is
+        scored on days of `every_s / 5`. Drawn delays are multiplied by `delay_scale`, so 0 opens every round on time.
+        The rounds so far stay as they were, and the same pace again changes nothing: it outlasts a restart.
+        Raises `InputError` for a pace that cannot be.
+        """
+        self._core.set_pace(every_s, 0.75 * every_s if window_s is None else window_s, delay_scale)
 
     def close_round(self) -> int:
         """Move the clock to just after the on-time deadline of the latest round; returns its number."""
         with self._core.lock:
             latest = self._core.latest()
-            self._core.move_by(max(0.0, (latest.closes_at_utc - self.now_utc()).total_seconds() + AFTER_CLOSE_S))
+            past = min(AFTER_CLOSE, 0.5 * (latest.ends_at_utc - latest.closes_at_utc))
+            self._core.move_to(latest.closes_at_utc + past)
             return latest.number
 
     def best_reachable(self, target: str) -> float | None:
@@ -208,7 +246,29 @@ class LocalTournament:
             self._core.state.scopes = list(scopes)
             self._core.save()
 
+    def add_data_version(self, version: str) -> None:
+        """List the data files of this version too, as `v5.4`, with the bytes of the usual one."""
+        with self._core.lock:
+            if version not in (VERSION, *self._core.state.data_versions):
+                self._core.state.data_versions.append(version)
+            self._core.save()
+
     # Helpers
+
+    def _prepare_ahead(self, stopping: threading.Event) -> None:
+        """Make the data files of the next fast round before it opens, so that no request waits for them."""
+        ready = 0
+        while not stopping.wait(AHEAD_EVERY_S):
+            if not self._core.state.paces:
+                continue
+            coming = self._core.timetable.following(self.now_utc())
+            if coming.number == ready:
+                continue
+            try:
+                self._core.publisher.prepare(coming)
+            except (StorageError, OSError) as error:
+                logger.warning("the files of round %d cannot be made ahead: %s", coming.number, error)
+            ready = coming.number
 
     def _running(self) -> TournamentServer:
         if self._server is None:
@@ -236,6 +296,8 @@ class LocalTournament:
             "open_round": self.open_round,
             "current_round": self.current_round,
             "open_next_round": self.open_next_round,
+            "delay_next_round": self.delay_next_round,
+            "set_pace": self.set_pace,
             "close_round": self.close_round,
             "accepted": lambda **given: [dataclasses.asdict(one) for one in self.accepted(**given)],
             "submissions": lambda **given: [dataclasses.asdict(one) for one in self.submissions(**given)],
@@ -246,6 +308,7 @@ class LocalTournament:
             "set_file": lambda name, path: self.set_file(name, None if path is None else Path(path)),
             "add_slot": self.add_slot,
             "set_scopes": self.set_scopes,
+            "add_data_version": self.add_data_version,
         }
         if call not in calls:
             raise InputError(f"a control call must be one of {', '.join(calls)}, however {call!r} was given")

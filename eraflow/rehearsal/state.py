@@ -26,7 +26,11 @@ from eraflow.errors import StorageError
 from eraflow.store import replacing, write_json
 
 TOURNAMENT = 8
-SCOPES = ("read_submission_info", "read_user_info", "upload_submission", "download_submission")
+# What a key is for, and all that it needs here.
+GRANTED_SCOPES = ("read_submission_info", "read_user_info", "upload_submission", "download_submission")
+# What a key may do besides at the real tournament. `stake` is named in the client's documentation; nothing public
+# names the scope of a withdrawal, so that one is a stand-in.
+SCOPES = (*GRANTED_SCOPES, "stake", "withdraw")
 
 
 @dataclass(frozen=True)
@@ -84,8 +88,10 @@ class State:
     """Tournament's time minus the system's [s]."""
     port: int = 0
     """The last one used, so that a restart keeps its address."""
-    scopes: list[str] = field(default_factory=lambda: list(SCOPES))
+    scopes: list[str] = field(default_factory=lambda: list(GRANTED_SCOPES))
     delay_s_of: dict[str, float] = field(default_factory=dict)
+    paces: list[dict[str, Any]] = field(default_factory=list)
+    """Stretches of fast rounds, as the fields of `timetable.Pace`."""
     carried_into: int = 0
     """The round that late submissions were last carried into."""
     slots: list[Slot] = field(default_factory=list)
@@ -94,6 +100,8 @@ class State:
     """Granted file name -> model id, and the sha256 of the bytes once they are there."""
     files: dict[str, str] = field(default_factory=dict)
     """Data file -> path of the bytes that are served in its place."""
+    data_versions: list[str] = field(default_factory=list)
+    """Versions of the data that are listed beside the usual one, with the same bytes."""
 
     def slot(self, model_id: str) -> Slot | None:
         return next((slot for slot in self.slots if slot.id == model_id), None)

@@ -1,19 +1,23 @@
-"""When the rounds of the local tournament open and close; a pure function of the number.
+"""When the rounds of the local tournament open, close and are scored; a pure function of the number.
 
 A round opens on Saturday at 12:00 UTC, and unless `weekly_only` also from Tuesday to Friday; its number is one more
 than that of the round before. It opens late the way the real ones did: each round draws one of the delays in
-`openings.csv`. Nothing here knows what time it is.
+`openings.csv`. At a `Pace` rounds follow one another within seconds or minutes instead, each in place of a week.
+Nothing here knows what time it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from importlib.resources import files
 
 import numpy as np
+
+from eraflow.errors import InputError
 
 FIRST_NUMBER = 1400
 """The number of the Saturday round that a new tournament begins with."""
@@ -29,6 +33,41 @@ LINGERS_S = 3600.0
 # Days after the Saturday on which a week begins: Saturday, then Tuesday to Friday.
 DAYS_OF_A_WEEK = (0, 3, 4, 5, 6)
 RESOLVES_AFTER_WEEKDAYS = 63
+SCORE_DAYS = 60
+"""A round is scored on so many weekdays, the last of them that on which it resolves."""
+SCORING_HOUR_UTC = 16
+WEEKDAYS_OF_A_WEEK = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """Fast rounds: from one round on, another opens every `every_s` seconds of the tournament's clock."""
+
+    first_number: int
+    begins_utc: datetime
+    """When the first of them is scheduled."""
+    every_s: float
+    window_s: float
+    """From a round's real opening to its on-time deadline [s]."""
+    delay_scale: float = 0.0
+    """Drawn delays are multiplied by this; 0 opens every round on time."""
+
+    def __post_init__(self) -> None:
+        if not (1 <= self.every_s <= 1e7 and 0 < self.window_s <= self.every_s):
+            raise InputError(
+                "fast rounds must open every 1 s or more, for no longer than that, however one every"
+                f" {self.every_s:g} s for {self.window_s:g} s was asked for"
+            )
+        if not 0 <= self.delay_scale * max(observed_delays_s()) <= self.longest_delay_s:
+            raise InputError(
+                f"the longest delay of fast rounds must fit between two windows ({self.longest_delay_s:g} s), however"
+                f" delay_scale {self.delay_scale:g} makes it {self.delay_scale * max(observed_delays_s()):g} s"
+            )
+
+    @property
+    def longest_delay_s(self) -> float:
+        """A round that opens later than this would still be open when the next one opens [s]."""
+        return self.every_s - self.window_s
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +76,7 @@ class ScheduledRound:
 
     number: int
     week: int
-    """Saturdays since the tournament began; the market grows by one era with each."""
+    """Saturdays, or fast rounds, since the tournament began; the market grows by one era with each."""
     scheduled_utc: datetime
     """Noon of its day; what is announced before it opens."""
     opens_at_utc: datetime
@@ -46,10 +85,23 @@ class ScheduledRound:
     """The on-time deadline, the API's `closeStakingTime`."""
     ends_at_utc: datetime
     """The API's `closeTime`: from here to the next opening no round is current."""
+    weekday_s: float | None = None
+    """How long a weekday of its scoring lasts [s] if it is a fast round."""
 
     @property
     def resolves_at_utc(self) -> datetime:
-        return add_weekdays(self.scheduled_utc, RESOLVES_AFTER_WEEKDAYS).replace(hour=16)
+        return self.scored_at_utc(SCORE_DAYS)
+
+    def scored_at_utc(self, day: int) -> datetime:
+        """When the score of this day, counted from 1, is told."""
+        weekdays = day + RESOLVES_AFTER_WEEKDAYS - SCORE_DAYS
+        if self.weekday_s is not None:
+            return self.scheduled_utc + timedelta(seconds=weekdays * self.weekday_s)
+        return add_weekdays(self.scheduled_utc, weekdays).replace(hour=SCORING_HOUR_UTC)
+
+    def days_scored(self, now_utc: datetime) -> int:
+        """So many of its `SCORE_DAYS` days are scored by now."""
+        return bisect_right(range(1, SCORE_DAYS + 1), now_utc, key=self.scored_at_utc)
 
 
 @dataclass(frozen=True)
@@ -61,11 +113,17 @@ class Timetable:
     seed: int
     delay_s_of: Mapping[int, float] = field(default_factory=dict)
     """Delays that were asked for, by round number; the others are drawn."""
+    paces: Sequence[Pace] = ()
+    """Stretches of fast rounds in order; each goes on until the next one's first round."""
 
     def round(self, number: int) -> ScheduledRound:
         """The round of this number. Raises `ValueError` below `FIRST_NUMBER`."""
         if number < FIRST_NUMBER:
             raise ValueError(f"the first round is {FIRST_NUMBER}, however {number} was asked for")
+        pace = next((one for one in reversed(self.paces) if one.first_number <= number), None)
+        return self._usual_round(number) if pace is None else self._fast_round(number, pace)
+
+    def _usual_round(self, number: int) -> ScheduledRound:
         days = (0,) if self.weekly_only else DAYS_OF_A_WEEK
         week, day = divmod(number - FIRST_NUMBER, len(days))
         scheduled = self.begins_utc + timedelta(days=7 * week + days[day])
@@ -81,11 +139,33 @@ class Timetable:
             ends_at_utc=closes + timedelta(seconds=LINGERS_S),
         )
 
+    def _fast_round(self, number: int, pace: Pace) -> ScheduledRound:
+        fast = number - pace.first_number
+        scheduled = pace.begins_utc + timedelta(seconds=fast * pace.every_s)
+        opens = scheduled + timedelta(seconds=self._delay_s(number, pace.delay_scale))
+        closes = opens + timedelta(seconds=pace.window_s)
+        # Half of the time that is left belongs to the round, so that there is some in which no round is current.
+        lingers = (scheduled + timedelta(seconds=pace.every_s) - closes) / 2
+        return ScheduledRound(
+            number=number,
+            week=self.round(pace.first_number - 1).week + 1 + fast,
+            scheduled_utc=scheduled,
+            opens_at_utc=opens,
+            closes_at_utc=closes,
+            ends_at_utc=closes + max(lingers, timedelta(0)),
+            weekday_s=pace.every_s / WEEKDAYS_OF_A_WEEK,
+        )
+
     def latest(self, now_utc: datetime) -> ScheduledRound:
         """The round that opened last."""
-        per_week = 1 if self.weekly_only else len(DAYS_OF_A_WEEK)
-        weeks = (now_utc - self.begins_utc).days // 7
-        number = FIRST_NUMBER + max(weeks, 0) * per_week + per_week - 1
+        if self.paces:
+            pace = self.paces[-1]
+            fast = int((now_utc - pace.begins_utc).total_seconds() // pace.every_s)
+            number = pace.first_number + max(fast, -1)
+        else:
+            per_week = 1 if self.weekly_only else len(DAYS_OF_A_WEEK)
+            weeks = (now_utc - self.begins_utc).days // 7
+            number = FIRST_NUMBER + max(weeks, 0) * per_week + per_week - 1
         while number > FIRST_NUMBER and self.round(number).opens_at_utc > now_utc:
             number -= 1
         return self.round(number)
@@ -94,11 +174,13 @@ class Timetable:
         """The next round that has not opened yet."""
         return self.round(self.latest(now_utc).number + 1)
 
-    def _delay_s(self, number: int) -> float:
+    def _delay_s(self, number: int, scale: float = 1.0) -> float:
         if number in self.delay_s_of:
             return float(self.delay_s_of[number])
+        if not scale:
+            return 0.0
         delays = observed_delays_s()
-        return float(delays[int(np.random.default_rng([self.seed, number]).integers(len(delays)))])
+        return scale * float(delays[int(np.random.default_rng([self.seed, number]).integers(len(delays)))])
 
 
 def last_saturday_noon(now_utc: datetime) -> datetime:

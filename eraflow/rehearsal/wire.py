@@ -146,9 +146,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _file(self, number: int, name: str) -> Reply:
         core = self.server.core
-        replaced = core.state.files.get(name)
-        at = core.timetable.round(number)
-        path = Path(replaced) if replaced else core.publisher.path(name, at)
+        path = core.data_file(name, core.timetable.round(number))
         if not path.is_file():
             return _storage_error(404, "NoSuchKey")
         status = path.stat()

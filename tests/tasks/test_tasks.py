@@ -66,31 +66,33 @@ def test_an_artifact_that_fails_is_one_line_and_nothing_else(tried: Tried) -> No
     assert tried.found["harmless"] == [None, None, "shown"]
     assert "the dashboard could not be given the artifact (" in tried.err
     assert "the dashboard could not be given the other artifact (RuntimeError: two)\n" in tried.err
-    assert "the dashboard could not be given the artifact training-undrawable (ZeroDivisionError" in tried.err
+    assert "the dashboard could not be given the artifact model gone (StorageError" in tried.err
 
 
-def test_each_recipe_has_keys_of_its_own_whatever_its_name(artifacts: dict[str, dict[str, Any]]) -> None:
-    assert set(artifacts) == {
-        "training-simple-mlp",
-        "validation-simple-mlp",
-        "training-my-recipe-2",
-        "validation-my-recipe-2",
-    }
+def test_each_recipe_has_a_key_of_its_own_whatever_its_name(artifacts: dict[str, dict[str, Any]]) -> None:
+    assert set(artifacts) == {"model-simple-mlp", "model-my-recipe-2", "scores"}
+    assert {one["type"] for one in artifacts.values()} == {"markdown"}
 
 
-def test_a_picture_of_300_kb_is_shown_and_a_larger_one_is_not(artifacts: dict[str, dict[str, Any]]) -> None:
-    (encoded,) = re.findall(r"base64,([^)]*)\)", artifacts["training-simple-mlp"]["data"])
-    assert len(base64.b64decode(encoded)) == 300_000
-    assert "base64" not in artifacts["training-my-recipe-2"]["data"]
-    assert "too large for the dashboard" in artifacts["training-my-recipe-2"]["data"]
-    assert "1,000 rows, 8 features, target target, on cpu" in artifacts["training-my-recipe-2"]["data"]
+def test_the_description_alone_answers_the_question(artifacts: dict[str, dict[str, Any]]) -> None:
+    assert artifacts["model-my-recipe-2"]["description"] == "Mean era Spearman 0.0200, first model of its recipe"
+    assert artifacts["scores"]["description"] == "Round 1430: 0.0123"
 
 
-def test_a_figure_that_is_undefined_says_so(artifacts: dict[str, dict[str, Any]]) -> None:
-    text = artifacts["validation-my-recipe-2"]["data"]
+def test_a_model_has_its_pictures_and_its_figures(artifacts: dict[str, dict[str, Any]]) -> None:
+    text = artifacts["model-simple-mlp"]["data"]
+    pictures = [base64.b64decode(one, validate=True) for one in re.findall(r"data:image/png;base64,([^)]*)", text)]
+    assert [one[:8] for one in pictures] == [b"\x89PNG\r\n\x1a\n"] * 2
     assert "| mean era Spearman | 0.0200 |" in text
     assert "| Sharpe | undefined |" in text
-    assert "| eras scored | 20 |" in text
+
+
+def test_a_run_is_named_by_its_round_and_how_many_were_there_before(
+    tried: Tried, prefect_server: PrefectServer
+) -> None:
+    first, second = (prefect_server.run_of(tried.found[run]) for run in ("run", "again"))
+    assert (first["name"], second["name"]) == ("round 77, attempt 1", "round 77, attempt 2")
+    assert first["tags"] == second["tags"] == ["round-77", "simple-mlp"]
 
 
 def test_the_dashboard_is_told_of_progress_about_once_a_second(tried: Tried, prefect_server: PrefectServer) -> None:

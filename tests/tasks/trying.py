@@ -11,12 +11,14 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 from eraflow.progress import silent
 from flows import prefect_home
+from tests.eraflow.made_up import model_of
 
 
 def main(home: Path) -> None:
@@ -34,12 +36,29 @@ def main(home: Path) -> None:
         found["tries"] = tries()
         found["timeouts"] = [timed_out(lambda: time.sleep(60)), timed_out(blocked)]
         found["harmless"] = harmless()
-        pictures()
+        shown(home)
+        named()
+        named()
         found["updates"] = progress()
+
+    @flow(name="again")
+    def again() -> None:
+        from prefect.runtime import flow_run
+
+        found["again"] = str(flow_run.id)
+        named()
 
     with prefect_home.chosen_server(os.environ):
         trying()
+        again()
     sys.stdout.write(json.dumps(found) + "\n")
+
+
+def named() -> None:
+    """Say which round the run is at."""
+    from tasks.run import describe_run
+
+    describe_run(tags=["simple-mlp"], round_number=77)
 
 
 def policies() -> dict[str, dict[str, Any]]:
@@ -124,37 +143,15 @@ def harmless() -> list[object]:
     ]
 
 
-def pictures() -> None:
-    """The artifacts of two models: one of an odd name, one whose picture is too large."""
-    from eraflow.result import ModelReport
+def shown(home: Path) -> None:
+    """The artifacts of two models, of which one has an odd name, of one that has gone, and of scores."""
     from tasks import artifacts
 
-    def model(recipe: str) -> ModelReport:
-        return ModelReport(
-            recipe=recipe,
-            model_id="m",
-            folder=Path("nowhere"),
-            device="cpu",
-            rows=1000,
-            features=8,
-            target="target",
-            epochs=2,
-            refit=False,
-            validation={"eras": 20, "undefined": 1, "spearman_mean": 0.02, "sharpe": None},
-            untrained_spearman=-0.01,
-        )
-
-    def drawn(draw: Callable[[ModelReport], bytes], recipe: str) -> None:
-        with patch.multiple("tasks.artifacts", training_png=draw, validation_png=draw):
-            artifacts.training(model(recipe))
-            artifacts.validation(model(recipe))
-
-    def fails(model: ModelReport) -> bytes:
-        raise ZeroDivisionError("no picture")
-
-    drawn(lambda model: bytes(300_000), "simple-mlp")
-    drawn(lambda model: bytes(300_001), "My Recipe_2")
-    drawn(fails, "undrawable")
+    report = model_of(home / "models" / "simple-mlp-1")
+    artifacts.model(report)
+    artifacts.model(replace(report, recipe="My Recipe_2"))
+    artifacts.model(replace(report, recipe="gone", folder=home / "nowhere"))
+    artifacts.scores("Round 1430: 0.0123", "| round |\n|---|\n| 1430 |", None)
 
 
 def progress() -> dict[str, int]:

@@ -148,8 +148,15 @@ def test_a_key_without_a_scope_may_not_do_that_one_thing(
         client.download_submission(submission_id)
     told = post(tournament, "{ apiTokenInfo { publicId scopes } }")["data"]["apiTokenInfo"]
     assert told == {"publicId": tournament.public_id, "scopes": ["upload_submission", "read_user_info"]}
-    with pytest.raises(InputError, match=r"a scope must be one of .*, however stake was given"):
-        tournament.set_scopes(["stake"])
+    with pytest.raises(InputError, match=r"a scope must be one of .*, however fly was given"):
+        tournament.set_scopes(["fly"])
+
+
+def test_a_key_may_stake_only_if_that_is_granted(tournament: LocalTournament) -> None:
+    query = "{ apiTokenInfo { scopes } }"
+    assert "stake" not in post(tournament, query)["data"]["apiTokenInfo"]["scopes"]
+    tournament.set_scopes(["upload_submission", "stake"])
+    assert post(tournament, query)["data"]["apiTokenInfo"]["scopes"] == ["upload_submission", "stake"]
 
 
 # Files
@@ -219,6 +226,14 @@ def test_other_bytes_are_served_until_they_are_taken_back(tournament: LocalTourn
     assert get(file_url(tournament, LIVE))[2] != b"PAR1 no"
     with pytest.raises(InputError, match=r"the file to serve must exist, however .*missing does not"):
         tournament.set_file(LIVE, tmp_path / "missing")
+
+
+def test_a_newer_data_version_is_listed_with_the_same_bytes(tournament: LocalTournament, client: Any) -> None:
+    before = client.list_datasets()
+    tournament.add_data_version("v5.4")
+    tournament.add_data_version("v5.4")
+    assert client.list_datasets() == before + [name.replace("v5.3", "v5.4") for name in before]
+    assert get(file_url(tournament, "v5.4/train.parquet"))[2] == get(file_url(tournament, TRAIN))[2]
 
 
 def test_a_folder_of_files_is_served_instead_of_the_market(
@@ -340,6 +355,7 @@ def test_another_process_can_drive_it(tournament: LocalTournament, tmp_path: Pat
     assert control.requests()[-1] == ("POST", "/", "rounds")
     control.add_slot("third")
     control.set_scopes(["read_user_info"])
+    control.add_data_version("v5.4")
     other = tmp_path / "other"
     other.write_bytes(b"x")
     control.set_file(LIVE, other)

@@ -5,12 +5,21 @@ from __future__ import annotations
 import csv
 from collections import Counter
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from eraflow.rehearsal.timetable import FIRST_NUMBER, Timetable, add_weekdays, last_saturday_noon, observed_delays_s
+from eraflow.errors import InputError
+from eraflow.rehearsal.timetable import (
+    FIRST_NUMBER,
+    Pace,
+    Timetable,
+    add_weekdays,
+    last_saturday_noon,
+    observed_delays_s,
+)
 
 BEGINS = datetime(2026, 11, 21, 12, tzinfo=UTC)
 WEEKLY = Timetable(BEGINS, True, 0)
@@ -79,3 +88,77 @@ def test_there_is_no_round_before_the_first() -> None:
 def test_the_last_saturday_is_one_whose_round_has_surely_opened() -> None:
     assert last_saturday_noon(datetime(2026, 11, 28, 12, 30, tzinfo=UTC)) == BEGINS
     assert last_saturday_noon(datetime(2026, 11, 28, 14, 0, tzinfo=UTC)) == BEGINS + timedelta(days=7)
+
+
+def test_a_round_is_scored_on_sixty_weekdays_of_which_the_last_resolves_it() -> None:
+    for first in (WEEKLY.round(1401), DAILY.round(1402)):
+        days = [first.scored_at_utc(day) for day in range(1, 61)]
+        assert days == sorted(set(days))
+        assert all(moment.weekday() < 5 for moment in days)
+        assert days[-1] == first.resolves_at_utc
+        assert [first.days_scored(days[0] - timedelta(seconds=1)), first.days_scored(days[0])] == [0, 1]
+        assert first.days_scored(days[-1] + timedelta(days=99)) == 60
+
+
+# Fast rounds: three usual weeks, then rounds every minute from the next number on
+
+SWITCH = BEGINS + timedelta(days=15)
+MINUTES = Pace(first_number=1403, begins_utc=SWITCH, every_s=60.0, window_s=45.0)
+FAST = Timetable(BEGINS, True, 0, {}, [MINUTES])
+
+
+def test_fast_rounds_open_at_their_interval_and_the_rounds_before_them_stay_as_they_were() -> None:
+    assert [FAST.round(number) for number in (1400, 1401, 1402)] == [WEEKLY.round(n) for n in (1400, 1401, 1402)]
+    rounds = [FAST.round(1403 + i) for i in range(10)]
+    assert [r.opens_at_utc for r in rounds] == [SWITCH + timedelta(seconds=60 * i) for i in range(10)]
+    assert {r.closes_at_utc - r.opens_at_utc for r in rounds} == {timedelta(seconds=45)}
+    assert all(r.closes_at_utc < r.ends_at_utc < following.opens_at_utc for r, following in pairwise(rounds))
+    assert [r.week for r in rounds] == list(range(3, 13))
+
+
+def test_the_latest_fast_round_is_the_one_that_opened_last() -> None:
+    for seconds, number in ((-1, 1402), (0, 1403), (59.9, 1403), (60, 1404), (86_400, 1403 + 1440)):
+        assert FAST.latest(SWITCH + timedelta(seconds=seconds)).number == number, seconds
+    assert FAST.following(SWITCH + timedelta(seconds=61)).number == 1405
+    assert FAST.latest(BEGINS + timedelta(days=8)).number == 1401
+
+
+def test_a_second_pace_goes_on_from_the_first() -> None:
+    later = SWITCH + timedelta(seconds=300)
+    both = Timetable(BEGINS, True, 0, {}, [MINUTES, Pace(first_number=1406, begins_utc=later, every_s=10, window_s=9)])
+    assert [both.round(n) for n in (1401, 1403, 1405)] == [FAST.round(n) for n in (1401, 1403, 1405)]
+    assert [both.round(1406).opens_at_utc, both.round(1407).opens_at_utc] == [later, later + timedelta(seconds=10)]
+    assert [both.round(n).week for n in (1405, 1406, 1407)] == [5, 6, 7]
+    assert both.latest(later - timedelta(seconds=1)).number == 1405
+
+
+def test_fast_rounds_draw_scaled_delays_and_keep_their_window() -> None:
+    scaled = Pace(first_number=1401, begins_utc=SWITCH, every_s=60.0, window_s=40.0, delay_scale=0.005)
+    table = Timetable(BEGINS, True, 0, {1405: 17.0}, [scaled])
+    delays = [(r.opens_at_utc - r.scheduled_utc).total_seconds() for r in map(table.round, range(1401, 1701))]
+    assert delays[4] == 17.0
+    assert max(delays) == pytest.approx(0.005 * max(observed_delays_s()), abs=1e-5)
+    assert 0.4 < np.mean([d == 0 for d in delays]) < 0.65
+    assert all((r.closes_at_utc - r.opens_at_utc).total_seconds() == 40 for r in map(table.round, range(1401, 1701)))
+
+
+def test_a_fast_round_stands_for_a_week_and_is_scored_at_that_speed() -> None:
+    first = FAST.round(1403)
+    assert first.scored_at_utc(1) - first.scheduled_utc == timedelta(seconds=4 * 12)
+    assert first.resolves_at_utc - first.scheduled_utc == timedelta(seconds=63 * 12)
+    assert first.days_scored(SWITCH + timedelta(seconds=120)) == 7
+
+
+@pytest.mark.parametrize(
+    ("every_s", "window_s", "delay_scale", "text"),
+    [
+        (0.5, 0.2, 0.0, "must open every 1 s or more"),
+        (10, 11, 0.0, "one every 10 s for 11 s"),
+        (10, 0, 0.0, "must open every 1 s or more"),
+        (60, 45, 0.1, "must fit between two windows \\(15 s\\), however delay_scale 0.1"),
+        (60, 45, -0.1, "must fit"),
+    ],
+)
+def test_a_pace_that_cannot_be_is_refused(every_s: float, window_s: float, delay_scale: float, text: str) -> None:
+    with pytest.raises(InputError, match=text):
+        Pace(first_number=1401, begins_utc=SWITCH, every_s=every_s, window_s=window_s, delay_scale=delay_scale)

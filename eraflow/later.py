@@ -1,0 +1,39 @@
+"""A call in a thread of its own, waited for no longer than one likes, whatever it hangs on."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from eraflow.errors import TransientError
+
+T = TypeVar("T")
+
+
+class Later(Generic[T]):
+    """`call` at work since this was made. Left alone it goes on, but does not keep the process alive."""
+
+    def __init__(self, call: Callable[[], T], what: str) -> None:
+        self._what, self._call = what, call
+        self._found: list[T] = []
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True, name=f"eraflow-{what}")
+        self._thread.start()
+
+    def result(self, limit_s: float) -> T:
+        """What the call returned. Raises what it raised, and `TransientError` if it takes longer than `limit_s` [s]."""
+        self._thread.join(max(0.0, limit_s))
+        if self._error is not None:
+            raise self._error
+        if not self._found:
+            raise TransientError(
+                f"{self._what} did not answer within {limit_s:.1f} s; try again later", code="no-answer"
+            )
+        return self._found[0]
+
+    def _run(self) -> None:
+        try:
+            self._found.append(self._call())
+        except BaseException as error:  # a thread that ends by SystemExit must not look like one that hangs
+            self._error = error

@@ -1,0 +1,360 @@
+"""The dead man's switch: is every slot of the open round verified? If not, the alarm, and then the round itself.
+
+Read `check`, which a timer of the operating system starts (`eraflow status --check`), and `watch`, which is a
+deployment too. Tournament and ledger are asked, the alarm rings before anything is done about it, and the round is
+played by direct calls. Nothing is waited for without end: a round that hangs is left to itself when it is time for
+the fallback. What is heavy is imported where it is needed, so that this too cannot keep the alarm from ringing.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from eraflow import alarms
+from eraflow.alarms import Alarm
+from eraflow.at_work import in_progress
+from eraflow.errors import ClosedError, CredentialsError, EraflowError, InputError
+from eraflow.later import Later
+from eraflow.ledger import Ledger
+from eraflow.receipt import Receipt
+from eraflow.result import RoundResult
+from eraflow.rounds import Round, duration_text, system_now_utc
+from eraflow.status import receipt_of
+from eraflow.store import Store
+from eraflow.tournament import Tournament
+from eraflow.verdict import counted_text, is_verified, verdict
+from eraflow.weekly_config import AlarmConfig, default_config_file, read_configuration
+
+if TYPE_CHECKING:
+    from eraflow.request import Request
+
+logger = logging.getLogger("eraflow")
+
+# How long tournament and ledger are asked before the alarm rings; a hanging API takes the client's tries longer [s].
+ASK_LIMIT_S = 90.0
+LEDGER_LIMIT_S = 5.0
+# For a round that is sent late, and for one of which nobody knows how long it is open [s].
+UNKNOWN_LEFT_S = 3600.0
+# Beyond the deadline, for the read-back of what was sent just before it [s].
+READBACK_S = 120.0
+# A round whose window is shorter is one of the daily ones, where there is no time to train.
+SHORT_WINDOW = timedelta(hours=6)
+NO_ROUND = ("no-round", "round-closed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watched:
+    """What was found, and what was done about it."""
+
+    round: int | None
+    was_safe: bool
+    """Nothing had to be done: no round is open, or every slot is verified."""
+    is_safe: bool
+    """The same at the end, after what was done."""
+    did: tuple[str, ...]
+    """In words, in order."""
+    left_s: float | None = None
+    """Before the on-time deadline when it was asked [s]; negative after it."""
+    missing: tuple[str, ...] = ()
+    """The slots that had no verified receipt."""
+    receipts: tuple[Receipt, ...] = ()
+    """As of the end."""
+    told: int = 0
+    """How many addresses took the first alarm."""
+    exit_code: int = 1
+    """0 only if nothing had to be done."""
+
+    @property
+    def sentence(self) -> str:
+        return "; ".join(self.did)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Found:
+    """A round and what is known of its slots, at one moment."""
+
+    round: Round
+    now_utc: datetime
+    receipts: Mapping[str, Receipt]
+
+    @property
+    def left_s(self) -> float:
+        return self.round.left_s(self.now_utc)
+
+    def missing(self, request: Request) -> tuple[str, ...]:
+        known = self.receipts
+        return tuple(slot for slot in request.config.slots if slot not in known or not is_verified(known[slot]))
+
+
+def check(home: Path, config_file: Path | None, environ: Mapping[str, str]) -> Watched:
+    """`watch` with the configuration in `config_file`, or that of the home. What is wrong with it rings too, where it
+    can.
+    """
+    path, alarm = config_file or default_config_file(home), AlarmConfig()
+    try:
+        alarm = read_configuration(path).alarm
+        request = Later(lambda: _request(home, path), "reading the configuration").result(ASK_LIMIT_S)
+    except EraflowError as error:
+        told = _ring(home, _blind(None, error), alarm, environ)
+        did = (f"whether this week is safe cannot be asked: {error.message}",)
+        return Watched(round=None, was_safe=False, is_safe=False, did=did, told=told, exit_code=error.exit_code)
+    return watch(request, alarm, environ)
+
+
+def watch(request: Request, alarm: AlarmConfig, environ: Mapping[str, str]) -> Watched:
+    """Ask, ring, rescue. What goes wrong on the way stands in what is returned."""
+    return _Watch(replace(request, wait_s=0.0), alarm, environ).watched()
+
+
+def json_object(watched: Watched) -> dict[str, Any]:
+    """With stable keys; `submissions` is as in the JSON of `weekly`."""
+    from eraflow import result
+
+    plain = {name: getattr(watched, name) for name in ("round", "was_safe", "is_safe", "left_s", "told")}
+    told = result.json_object(RoundResult(round=watched.round, receipts=watched.receipts))
+    lists = {"missing": list(watched.missing), "did": list(watched.did), "submissions": told["submissions"]}
+    return {**plain, **lists}
+
+
+class _Watch:
+    """One look at the round, and what follows from it."""
+
+    def __init__(self, request: Request, alarm: AlarmConfig, environ: Mapping[str, str]) -> None:
+        self.request, self.alarm, self.environ = request, alarm, environ
+        self.home, self.takeover_s = request.home, request.config.fallback.takeover_s
+
+    def watched(self) -> Watched:
+        try:
+            found = Later(lambda: _ask(self.request), "the tournament").result(ASK_LIMIT_S)
+        except ClosedError as error:
+            return Watched(round=None, was_safe=True, is_safe=True, did=(error.message,), exit_code=0)
+        except Exception as error:
+            return self._unasked(_ours(error))
+        missing = found.missing(self.request)
+        if not missing:
+            return _safe(found)
+        if found.left_s <= 0 and self.request.config.submission.late == "skip":
+            return self._missed(found, missing)
+        busy = in_progress(Store(self.home), found.round.number)
+        leave = busy and found.left_s > self.takeover_s
+        what = self._plan(found.round, found.left_s, busy=busy, leave=leave)
+        told = self._ring(alarms.missed(found.round, missing, found.now_utc, what))
+        watched = Watched(
+            round=found.round.number, was_safe=False, is_safe=False, did=(what,), left_s=found.left_s,
+            missing=missing, receipts=tuple(found.receipts.values()), told=told,
+        )  # fmt: skip
+        return watched if leave else self._after(watched, self._rescue(found.round, found.left_s))
+
+    def _unasked(self, error: EraflowError) -> Watched:
+        """Nobody answered: the ledger may still know that all is well. Otherwise ring, and try all the same."""
+        known = _remembered(self.request)
+        if known is not None and not known.missing(self.request):
+            safe = _safe(known)
+            return replace(safe, did=(f"{safe.sentence}, says the ledger; {error.message}",))
+        told = self._ring(_blind(known, error))
+        watched = Watched(
+            round=known.round.number if known else None, was_safe=False, is_safe=False, told=told,
+            did=(f"whether the round is safe cannot be asked: {error.message}",),
+            left_s=known.left_s if known else None, missing=known.missing(self.request) if known else (),
+            exit_code=error.exit_code,
+        )  # fmt: skip
+        if isinstance(error, InputError | CredentialsError):
+            return watched  # the round would be refused for the same reason
+        left_s = known.left_s if known else UNKNOWN_LEFT_S
+        return self._after(watched, self._rescue(known.round if known else None, left_s))
+
+    def _missed(self, found: _Found, missing: tuple[str, ...]) -> Watched:
+        """The deadline has passed: that is told once."""
+        number = found.round.number
+        did = f"round {number} was missed: the deadline passed {duration_text(found.left_s)} ago"
+        alarm = alarms.missed(found.round, missing, found.now_utc, "no attempt made one before the deadline")
+        alarm = replace(alarm, title=f"eraflow: round {number} was missed")
+        told = self._ring(alarm) if not _was_told(self.home, alarm) else 0
+        return Watched(
+            round=number, was_safe=False, is_safe=False, did=(did,), left_s=found.left_s, missing=missing,
+            receipts=tuple(found.receipts.values()), told=told,
+        )  # fmt: skip
+
+    def _plan(self, opened: Round, left_s: float, *, busy: bool, leave: bool) -> str:
+        takeover = duration_text(self.takeover_s)
+        if leave:
+            return f"a run is at work on it, and is left alone until {takeover} before the deadline"
+        first = "a run is at work on it, but there is little time" if busy else "no run is at work on it"
+        if self._trains_first(opened, left_s):
+            return f"{first}; the round is started now, without Prefect"
+        return f"{first}; the newest good model is sent now, without Prefect"
+
+    def _trains_first(self, opened: Round | None, left_s: float) -> bool:
+        if opened is None or opened.closes_at_utc - opened.opens_at_utc < SHORT_WINDOW:
+            return False
+        return self.request.train and (left_s <= 0 or left_s > self.takeover_s)
+
+    def _rescue(self, opened: Round | None, left_s: float) -> RoundResult | EraflowError:
+        """Play the round: with training while there is time, else first with what is there."""
+        ends_at_s = time.monotonic() + (left_s if left_s > 0 else UNKNOWN_LEFT_S)
+        trained = self._trains_first(opened, left_s)
+        if trained:
+            done = self._play(train=True, until_s=ends_at_s - (self.takeover_s if left_s > 0 else 0.0))
+            if _is_over(done) or ends_at_s - time.monotonic() > self.takeover_s:
+                return done  # what went wrong is told, and the next attempt has its time
+            logger.warning("the round has no submission yet; now the newest good model is sent")
+        done = self._play(train=False, until_s=ends_at_s + READBACK_S)
+        if trained or not _lacks_model(done):
+            return done
+        logger.warning("no older model could be sent; a fresh one is trained as far as there is time")
+        return self._play(train=True, until_s=ends_at_s + READBACK_S)
+
+    def _play(self, *, train: bool, until_s: float) -> RoundResult | EraflowError:
+        """One round by direct calls; an error if it has not ended by then, or could not be played."""
+        request = replace(self.request, train=train)
+        try:
+            return Later(lambda: _played(request), "the round").result(until_s - time.monotonic())
+        except Exception as error:
+            return _ours(error)
+
+    def _after(self, watched: Watched, done: RoundResult | EraflowError) -> Watched:
+        """Tell what came of it."""
+        if isinstance(done, EraflowError):
+            did = f"the round could not be played: {done.message}"
+            self._ring(replace(_blind(None, done), round=watched.round, title=f"eraflow: {did}"))
+            return replace(watched, did=(*watched.did, did))
+        from eraflow.tell import tell
+
+        tell(self.request, done)
+        judged = verdict(done)
+        if judged.kind == "safe":
+            body = (
+                f"{judged.sentence}. Nothing has to be done now; look at `eraflow status` for why it was not in time."
+            )
+            title = f"eraflow: round {done.round} is safe now"
+            self._ring(Alarm(kind="receipt", round=done.round, title=title, body=body))
+        return replace(
+            watched, round=done.round or watched.round, is_safe=judged.kind == "safe", receipts=done.receipts,
+            did=(*watched.did, judged.sentence, *([judged.reason] if judged.reason else [])),
+        )  # fmt: skip
+
+    def _ring(self, alarm: Alarm) -> int:
+        return _ring(self.home, alarm, self.alarm, self.environ)
+
+
+def _request(home: Path, config_file: Path | None) -> Request:
+    from eraflow.request import make_request
+
+    return make_request(home=Store.open(home).home, config_file=config_file)
+
+
+def _ask(request: Request) -> _Found:
+    """What the tournament and the ledger say of the open round. Raises `ClosedError` if there is none."""
+    from eraflow.steps import find_slots, look_up, open_round
+
+    tournament, opened = Tournament.from_environment(), open_round(request)
+    receipts = {}
+    for name, slot in find_slots(request).items():
+        try:
+            found = look_up(request, opened, slot)
+        except EraflowError as error:
+            logger.warning("slot %s cannot be looked up: %s", name, error.message)
+            continue
+        if found is not None:
+            receipts[name] = found
+    with suppress(EraflowError):
+        tournament.glance()  # for its time
+    return _Found(round=opened, now_utc=tournament.now_utc(), receipts=receipts)
+
+
+def _played(request: Request) -> RoundResult:
+    from eraflow.weekly import plain_steps, play
+
+    return play(request, plain_steps())
+
+
+def _remembered(request: Request) -> _Found | None:
+    """The round that is open as far as the ledger remembers, and its slots; None if there is none."""
+
+    def read() -> _Found | None:
+        ledger, now_utc = _ledger(request.home), system_now_utc()
+        opened = next((one for one in ledger.rounds(1) if one.is_open(now_utc)), None)
+        if opened is None:
+            return None
+        receipts = {
+            slot: receipt_of(ledger.attempts(opened.number, slot), opened, opened.number, slot, recipe)
+            for slot, recipe in request.config.slots.items()
+        }
+        return _Found(round=opened, now_utc=now_utc, receipts=receipts)
+
+    with suppress(EraflowError):
+        return Later(read, "the ledger").result(LEDGER_LIMIT_S)
+    return None
+
+
+def _ledger(home: Path) -> Ledger:
+    return Ledger(Store.open(home).ledger_path, Tournament.from_environment().url)
+
+
+def _was_told(home: Path, alarm: Alarm) -> bool:
+    with suppress(EraflowError):
+        notes = Later(lambda: _ledger(home).alarms(50), "the ledger").result(LEDGER_LIMIT_S)
+        return any(note.told and (note.round, note.title) == (alarm.round, alarm.title) for note in notes)
+    return False
+
+
+def _ring(home: Path, alarm: Alarm, config: AlarmConfig, environ: Mapping[str, str]) -> int:
+    """Tell, then note it; a ledger that hangs or is lost keeps nobody from being told."""
+    told = alarms.ring(alarm, config, environ)
+    noting = Later(lambda: _ledger(home).note_alarm(alarm.round, alarm.kind, alarm.title, told), "the ledger")
+    try:
+        noting.result(LEDGER_LIMIT_S)
+    except EraflowError as error:
+        logger.warning("the alarm could not be kept: %s", error.message)
+    return told
+
+
+def _blind(known: _Found | None, error: EraflowError) -> Alarm:
+    """The alarm for what nobody can answer."""
+    number = known.round.number if known else None
+    here = f"round {number}" if known else "this week"
+    left = f", {duration_text(known.left_s)} left" if known else ""
+    body = f"""What happened:
+- {error.message}
+What it means: It is not known whether all slots of the open round have verified submissions.
+What to do now: Look at the tournament's web page and at `eraflow doctor`; `eraflow status --check` asks again."""
+    title = f"eraflow: whether {here} is safe cannot be asked{left}"
+    return Alarm(kind="missed", round=number, title=title, body=body)
+
+
+def _safe(found: _Found) -> Watched:
+    slots = counted_text(len(found.receipts), "slot")
+    did = f"round {found.round.number} is safe: {slots} verified"
+    return Watched(
+        round=found.round.number, was_safe=True, is_safe=True, did=(did,), left_s=found.left_s,
+        receipts=tuple(found.receipts.values()), exit_code=0,
+    )  # fmt: skip
+
+
+def _is_over(done: RoundResult | EraflowError) -> bool:
+    """Nothing is left to do: every slot is verified, or no round is open after all."""
+    if isinstance(done, EraflowError):
+        return False
+    code = (done.error or {}).get("code")
+    return code in NO_ROUND or all(is_verified(receipt) or receipt.error_code in NO_ROUND for receipt in done.receipts)
+
+
+def _lacks_model(done: RoundResult | EraflowError) -> bool:
+    """An older model was not to be had, so a fresh one is all that can help."""
+    from eraflow.fallback import NoStandInError
+
+    return isinstance(done, RoundResult) and any(r.error_code == NoStandInError.code for r in done.receipts)
+
+
+def _ours(error: Exception) -> EraflowError:
+    if isinstance(error, EraflowError):
+        return error
+    logger.debug("stopped by", exc_info=error)
+    return EraflowError(f"unexpected {type(error).__name__}: {str(error)[:200]}", code="unexpected")
