@@ -97,7 +97,8 @@ def _killed(world: World, stage: str, number: int) -> Outcome:
 def serving_killed(folder: Path) -> Iterator[Outcome]:
     """The serving process is killed in mid-run; `up` starts it again, and the run goes on meanwhile."""
     with World(folder) as world, world.up():
-        number = _in_the_middle_of_a_run(world)
+        # Longer than it takes to be restarted: the new one finds a run that it did not start.
+        number = _in_the_middle_of_a_run(world, 4 * SLOW_S)
         world.kill(SERVING)
         since_s = time.monotonic()
         yield world.outcome("serving process killed in mid-run", "restarted by `up`", number, since_s)
@@ -203,10 +204,10 @@ def two_at_once(folder: Path) -> Iterator[Outcome]:
         yield world.outcome("two `eraflow weekly` at the same instant", told, number, since_s)
 
 
-def _in_the_middle_of_a_run(world: World) -> int:
-    """Open a round, start a run, and wait until it is at its files."""
+def _in_the_middle_of_a_run(world: World, seconds: float = SLOW_S) -> int:
+    """Open a round, start a run, and wait until it is at a file that takes so long."""
     number = world.open_next_round()
-    slow = world.slowed("validation.parquet", SLOW_S)
+    slow = world.slowed("validation.parquet", seconds)
     world.trigger()
     reached(lambda: slow in world.local.faults.struck)
     return number

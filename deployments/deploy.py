@@ -18,6 +18,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -177,17 +178,17 @@ def to_catch_up(configuration: Configuration) -> tuple[str, float] | None:
     """
     if not configuration.slots:
         return None
-    tournament = Tournament.from_environment()
+    latest = None
     try:
-        opened = tournament.current_round()
-        if opened.is_open(tournament.now_utc()):
-            return _deployment_for(opened, configuration)
-    except ClosedError:
-        pass
+        tournament = Tournament.from_environment()
+        with suppress(ClosedError):
+            latest = tournament.latest_round()
     except EraflowError as error:
         sys.stderr.write(f"eraflow: whether a round is open could not be asked: {error.message}\n")
         return "weekly", 0.0
-    return _still_waiting(configuration.schedule, tournament.now_utc())
+    if latest is not None and latest.is_open(tournament.now_utc()):
+        return _deployment_for(latest, configuration)
+    return _still_waiting(configuration.schedule, latest, tournament.now_utc())
 
 
 def _deployment_for(opened: Round, configuration: Configuration) -> tuple[str, float] | None:
@@ -196,10 +197,11 @@ def _deployment_for(opened: Round, configuration: Configuration) -> tuple[str, f
     return (name, 0.0) if crons else None
 
 
-def _still_waiting(schedule: ScheduleConfig, now_utc: datetime) -> tuple[str, float] | None:
+def _still_waiting(schedule: ScheduleConfig, latest: Round | None, now_utc: datetime) -> tuple[str, float] | None:
     for name, crons, wait_s in (("weekly", schedule.weekly, WEEKLY_WAIT_S), ("daily", schedule.daily, DAILY_WAIT_S)):
         due = next_times(crons, schedule.time_zone, now_utc - timedelta(seconds=wait_s), 1)
-        if due and due[0] <= now_utc:
+        # Otherwise the round that it would have waited for is over.
+        if due and due[0] <= now_utc and (latest is None or latest.closes_at_utc <= due[0]):
             return name, wait_s - (now_utc - due[0]).total_seconds()
     return None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -36,7 +36,8 @@ class Case:
 
     home: Path
     config_file: Path | None
-    environ: Mapping[str, str]
+    environ: Mapping[str, str] = field(repr=False)
+    """Has keys."""
     deep: bool = False
     """Read every stored file again."""
     alarm_test: bool = False

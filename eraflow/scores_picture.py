@@ -35,12 +35,12 @@ def draw(scores: Iterable[Score]) -> bytes:
     found = [score for score in scores if score.value is not None]
     slots = sorted({score.slot for score in found})
     shown = slots[: len(LINES)]
-    card = Card(742)
+    card = Card(768)
     card.text(PAD, 72, "Scores of past rounds", size=26, bold=True)
     if not found:
         card.text(PAD, 122, NO_SCORES, size=18, color=MUTED)
         return card.png()
-    hidden = f"and {counted_text(len(slots) - len(shown), 'more slot')}, " if len(slots) > len(shown) else ""
+    hidden = f"without {counted_text(len(slots) - len(shown), 'more slot')}; " if len(slots) > len(shown) else ""
     card.text(WIDTH - PAD, 72, f"{hidden}hollow: not final yet", size=17, color=MUTED, align="right")
     _legend(card, shown)
     names = panel_names(found)
@@ -64,7 +64,7 @@ def panel_names(scores: Iterable[Score]) -> list[str]:
 
 
 def _legend(card: Card, slots: Sequence[str]) -> None:
-    room = (WIDTH - 2 * PAD) / len(LINES)
+    room = (WIDTH - 2 * PAD) / max(3, len(slots))
     for i, (slot, (color, marker, dashes)) in enumerate(zip(slots, LINES, strict=False)):
         x = PAD + i * room
         card.sheet.plot([x, x + 36], [110, 110], color=color, linewidth=2, linestyle=dashes)
@@ -74,13 +74,13 @@ def _legend(card: Card, slots: Sequence[str]) -> None:
 
 def _panels(card: Card, x: float, room: float, name: str, lines: Sequence[Sequence[Score]]) -> None:
     """One score: by round, and beneath it the sum over the rounds."""
-    by_round, sums = card.axes(x + 74, 178, room - 100, 236), card.axes(x + 74, 478, room - 100, 176)
+    by_round, sums = card.axes(x + 74, 178, room - 100, 236), card.axes(x + 74, 506, room - 100, 176)
     count = len({score.round for line in lines for score in line})
     values = [score.value or 0.0 for line in lines for score in line]
     mean = f", mean {figure_text(sum(values) / len(values))}" if len(lines) == 1 else ""
     card.text(x, 156, f"{name} by round: {counted_text(count, 'round')}{mean}", size=18, room=room - 20)
-    card.text(x, 456, f"Sum of {name}", size=18, room=room - 20)
-    card.text(x + 74 + (room - 100) / 2, 712, "round", size=16, color=MUTED, align="center")
+    card.text(x, 484, f"Sum of {name}", size=18, room=room - 20)
+    card.text(x + 74 + (room - 100) / 2, 738, "round", size=16, color=MUTED, align="center")
     _draw(by_round, lines, lambda values: values, marked=True)
     _draw(sums, lines, lambda values: list(accumulate(values)), marked=count == 1)
 

@@ -225,6 +225,10 @@ def _add_tournament(commands: Any) -> None:
     parser.add_argument(
         "--data-from", type=_path, metavar="FOLDER", help="serve these files instead of a synthetic market"
     )
+    parser.add_argument("--every", type=float, metavar="S", help="open a round each S seconds instead of each Saturday")
+    parser.add_argument("--window", type=float, metavar="S", help="and leave it open for S seconds")
+    parser.add_argument("--rows", type=int, metavar="N", help="rows of the synthetic market's training data")
+    parser.add_argument("--features", type=int, metavar="N", help="features of the synthetic market")
 
 
 def _port(text: str) -> int:
@@ -322,7 +326,17 @@ def _show_rounds(results: Sequence[Any], options: argparse.Namespace) -> int:
 def _tournament(options: argparse.Namespace) -> int:
     from flows.rehearse import serve_tournament
 
-    return serve_tournament(options.home, options.port, options.data_from, show=show, as_json=options.json)
+    return serve_tournament(
+        options.home,
+        options.port,
+        options.data_from,
+        show=show,
+        as_json=options.json,
+        every_s=options.every,
+        window_s=options.window,
+        rows=options.rows,
+        features=options.features,
+    )
 
 
 def _recipes(options: argparse.Namespace) -> int:

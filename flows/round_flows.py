@@ -18,9 +18,11 @@ from prefect.states import Completed, Failed
 from eraflow.alarms import Alarm
 from eraflow.request import Request, make_request, recipe_names
 from eraflow.result import RoundResult
+from eraflow.rounds import duration_text
+from eraflow.status import look
 from eraflow.store import default_home, utc_text
 from eraflow.tell import alarm_config, ring, tell
-from eraflow.verdict import verdict
+from eraflow.verdict import is_verified, verdict
 from eraflow.weekly import Steps, is_ours, plain_steps, play
 from eraflow.weekly_config import WeeklyConfig
 from tasks import artifacts, dataset, files, predictions, report, submission, tournament, training
@@ -48,17 +50,32 @@ NO_ROUND = ("no-round", "round-closed")
 
 
 def tell_of_crash(flow: Any, flow_run: Any, state: Any) -> None:  # noqa: ARG001  # Prefect's signature
-    """Raise the alarm for a run that was ended from outside. Runs where it was started from, which is still alive."""
+    """Raise the alarm for a run that was ended from outside before its round was safe.
+
+    Runs where the run was started from, which is still alive; `flow_run` has the name that it had before it began.
+    """
     request = make_request(home=default_home(os.environ), submit=False)
     given = (flow_run.parameters or {}).get("request") or {}
     if config_file := given.get("config_file"):
         request = replace(request, config_file=Path(config_file))
+    found = look(request.home, os.environ, request.config_file)
+    missing = [receipt.slot for receipt in found.receipts if not is_verified(receipt)]
+    opened = found.round if found.is_open else None
+    if opened and found.receipts and not missing:
+        return  # its work was done
+    title, waits = f"eraflow: a {flow.name} run was ended from outside", "No round is open yet."
+    if opened:
+        title += f", round {opened.number} is not safe, {duration_text(opened.left_s(found.now_utc))} left"
+        waits = f"Without a verified submission for round {opened.number}: {', '.join(missing) or 'every slot'}."
     alarm = Alarm(
         kind="failure",
-        round=None,
-        title=f"eraflow: the run {flow_run.name} of {flow.name} was ended by the system",
-        body="Its process died before the round was over. The next attempt goes on where it stopped; look at"
-        " `eraflow status` for the time left, and at the machine's log for what ended it (memory?).",
+        round=opened.number if opened else None,
+        title=title,
+        body=f"""What happened:
+- the process of the run died or was stopped before the round was over
+What it means: {waits} The next attempt goes on where this one stopped.
+What to do now: Look at `eraflow status` for when that is, run `eraflow weekly` if it is too late, and look at the
+machine's log for what ended the process (memory?).""",
     )
     ring(request, alarm, alarm_config(request))
 

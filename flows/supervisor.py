@@ -117,7 +117,8 @@ class Supervisor:
         if not self._serves():
             return
         if not self.serving.was_ready:
-            show(f"the dashboard is at {self.url}; stop with Ctrl-C")
+            with suppress(OSError):  # a terminal that is gone
+                show(f"the dashboard is at {self.url}; stop with Ctrl-C")
         self.serving.tell_ready()
 
     def _serves(self) -> bool:

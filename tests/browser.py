@@ -46,6 +46,13 @@ OPTIONS = (
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 )
 Theme = Literal["light", "dark"]
+# A page that shows what came first is still changed by what comes next: the condition is that it stopped.
+SETTLED = """new Promise(done => {
+    const ended = () => { observer.disconnect(); document.fonts.ready.then(() => done(true)) };
+    let timer = setTimeout(ended, 300);
+    const observer = new MutationObserver(() => { clearTimeout(timer); timer = setTimeout(ended, 300) });
+    observer.observe(document, { subtree: true, childList: true, attributes: true, characterData: true });
+})"""
 
 
 class Browser:
@@ -157,14 +164,17 @@ class Page:
             raise AssertionError(f"{expression} never held; the page shows: {shown}; {self.errors()}") from error
         return found
 
+    def settle(self) -> None:
+        """Wait until nothing has changed on the page for 0.3 s and its letters are there."""
+        self.evaluate(SETTLED)
+
     def text(self) -> str:
         """What can be read on the page."""
         return str(self.evaluate("document.body.innerText"))
 
     def screenshot(self, path: Path) -> Path:
-        """Write what the window shows as a PNG."""
-        # Letters that are still on their way would make it another picture each time.
-        self.evaluate("document.fonts.ready.then(() => true)")
+        """Write what the window shows as a PNG, once it has settled."""
+        self.settle()
         path.write_bytes(base64.b64decode(self._call("Page.captureScreenshot", format="png")["data"]))
         return path
 

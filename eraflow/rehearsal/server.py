@@ -1,7 +1,8 @@
 """A tournament on this machine: `LocalTournament` starts it, moves its clock and breaks it on request.
 
 Behind it stand, from the outside in: `wire` (HTTP, faults), `answers` with `graphql` and `schema` (what the client
-asks), `core` (rounds, keys, submissions), `publishing` with `market` and `market_files` (data), `state` (what stays).
+asks), `core` (rounds, keys, submissions) with `timetable` and `scoring`, `publishing` with `market` and `market_files`
+(data), `state` (what stays).
 """
 
 from __future__ import annotations

@@ -267,13 +267,12 @@ class World:
     def announce_next_round(self, *, delay_s: float, lead_s: float) -> int:
         """Move the clock to `lead_s` [s] before the noon at which the next round should open, but will this late."""
         self._heard = len(self.bell.heard)
+        number = self.local.delay_next_round(delay_s)
+        # Nobody outside is told of a round before it opens.
         core = self.local._core
-        with core.lock:
-            number = core.timetable.following(core.now_utc()).number
-            core.state.delay_s_of[str(number)] = delay_s
-            at = core.timetable.round(number)
-            core.publisher.prepare(at)
-            core.move_to(at.scheduled_utc - timedelta(seconds=lead_s))
+        at = core.timetable.round(number)
+        core.publisher.prepare(at)
+        core.move_to(at.scheduled_utc - timedelta(seconds=lead_s))
         self.opens_at_utc = at.opens_at_utc
         return number
 

@@ -1,4 +1,4 @@
-"""The deployment as it is registered with a real server and served from there."""
+"""The deployments as they are registered with a real server and served from there, swept and caught up."""
 
 from __future__ import annotations
 
@@ -8,79 +8,185 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 
-from deployments.deploy import main
+from deployments.deploy import DAILY_WAIT_S, WEEKLY_WAIT_S, main
 from eraflow.rehearsal import LocalTournament
+from eraflow.weekly_config import DAILY_CRONS, SCORES_CRONS, WATCH_CRONS, WEEKLY_CRONS
 from tests.real_prefect import ROOT, PrefectServer, environment_for, processes_of, run, wait_until
 
-CONFIG = """
+SECRET_PART = "s3cret-part-of-an-address"
+CONFIG = f"""
 [slots]
 rehearsal_one = "simple-mlp"
 
 [submission]
 readback_s = 1
+
+[alarm]
+urls = ["json://127.0.0.1:9/{SECRET_PART}"]
 """
+OVER = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
+class Pinned:
+    """What the server must know of a deployment."""
+
+    entrypoint: str
+    crons: tuple[str, ...]
+    alone: bool
+    """A run that comes due while another is at work is cancelled."""
+
+
+PINNED = {
+    "weekly": Pinned(entrypoint="flows.round_flows.weekly", crons=WEEKLY_CRONS, alone=True),
+    "daily": Pinned(entrypoint="flows.round_flows.daily", crons=DAILY_CRONS, alone=True),
+    "watch": Pinned(entrypoint="flows.care_flows.watch", crons=WATCH_CRONS, alone=False),
+    "scores": Pinned(entrypoint="flows.care_flows.scores", crons=SCORES_CRONS, alone=False),
+    "manual": Pinned(entrypoint="flows.round_flows.manual", crons=(), alone=False),
+}
+
+
+@dataclass
 class Served:
-    """`python -m deployments.deploy` while it runs."""
+    """`python -m deployments.deploy` for one home, and the server that it serves from."""
 
     local: LocalTournament
-    home: Path
-    environment: dict[str, str]
-    deployment: dict[str, Any]
-    process: subprocess.Popen[bytes]
+    folder: Path
+    server: PrefectServer
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def home(self) -> Path:
+        return self.folder / "home"
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "log").read_text()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**environment_for(self.local, self.home, self.server), "PREFECT_RUNNER_POLL_FREQUENCY": "1"}
+
+    def start(self) -> None:
+        """Returns when the runner asks for work, so that everything before is done: registered, swept, caught up."""
+        began = datetime.now(UTC)
+        with (self.folder / "log").open("wb") as log:
+            self.process = process = subprocess.Popen(
+                [sys.executable, "-m", "deployments.deploy", str(self.folder / "my.toml")],
+                cwd=ROOT, env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            )  # fmt: skip
+
+        def asks() -> bool:
+            asked = [one["last_polled"] for one in self.deployments().values()]
+            return len(asked) == len(PINNED) and all(at and datetime.fromisoformat(at) > began for at in asked)
+
+        wait_until(lambda: asks() or process.poll() is not None)
+        assert process.poll() is None, self.log
+
+    def stop(self) -> None:
+        """As an init system does, once no run is at work."""
+        wait_until(lambda: not self.runs(state={"type": {"any_": ["PENDING", "RUNNING"]}}))
+        if self.process is not None:
+            self.process.send_signal(signal.SIGTERM)
+            self.process.wait(60)
+
+    def deployments(self) -> dict[str, dict[str, Any]]:
+        """Name -> what the server knows of it."""
+        return {one["name"]: one for one in self.server.read("deployments")}
+
+    def runs(self, **filters: Any) -> list[dict[str, Any]]:
+        """Runs of these deployments that match, by when they were or are due."""
+        ours = {"id": {"any_": [one["id"] for one in self.deployments().values()]}}
+        return self.server.read("flow_runs", deployments=ours, flow_runs=filters, sort="EXPECTED_START_TIME_ASC")
+
+    def scheduled(self) -> list[dict[str, Any]]:
+        """Those that the server itself has planned."""
+        return self.runs(state={"type": {"any_": ["SCHEDULED"]}})
+
+    def create(self, name: str, **body: Any) -> str:
+        """Create a run of a deployment, as the dashboard does; returns its id."""
+        url = f"{self.server.url}/deployments/{self.deployments()[name]['id']}/create_flow_run"
+        answer = requests.post(url, json=body, timeout=20)
+        answer.raise_for_status()
+        return str(answer.json()["id"])
+
+    def over(self, run_id: str) -> dict[str, Any]:
+        """A run, once it is over."""
+        wait_until(lambda: self.server.run_of(run_id)["state"]["type"] in OVER)
+        return self.server.run_of(run_id)
+
+    def set_state(self, run_id: str, kind: str) -> None:
+        answer = requests.post(
+            f"{self.server.url}/flow_runs/{run_id}/set_state", json={"state": {"type": kind}}, timeout=20
+        )
+        answer.raise_for_status()
+        assert answer.json()["status"] == "ACCEPT", answer.text
 
 
 @pytest.fixture(scope="module")
 def served(
     prefect_server: PrefectServer, tmp_path_factory: pytest.TempPathFactory, market_folder: Path
 ) -> Iterator[Served]:
+    """Round 1401 is open when this begins to serve."""
     folder = tmp_path_factory.mktemp("served")
     (folder / "my.toml").write_text(CONFIG)
     with LocalTournament(folder / "tournament", data_from=market_folder) as local:
         local.open_next_round(delay_s=0)
-        environment = {
-            **environment_for(local, folder / "home", prefect_server),
-            "PREFECT_RUNNER_POLL_FREQUENCY": "1",
-        }
-        with (folder / "log").open("wb") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "deployments.deploy", str(folder / "my.toml")],
-                cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            )  # fmt: skip
+        made = Served(local, folder, prefect_server)
         try:
-            wait_until(lambda: prefect_server.read("deployments") or process.poll() is not None)
-            assert process.poll() is None, (folder / "log").read_text()
-            (deployment,) = prefect_server.read("deployments")
-            yield Served(local, folder / "home", environment, deployment, process)
+            made.start()
+            yield made
         finally:
-            process.terminate()
-            process.wait(60)
-
-
-def scheduled(served: Served, server: PrefectServer) -> list[dict[str, Any]]:
-    """The runs that the server itself has planned."""
-    of_ours = {"id": {"any_": [served.deployment["id"]]}}
-    return server.read("flow_runs", deployments=of_ours, flow_runs={"state": {"type": {"any_": ["SCHEDULED"]}}})
+            made.stop()
 
 
 @pytest.mark.prefect_server
-def test_a_registered_deployment_really_gets_scheduled_runs(served: Served, prefect_server: PrefectServer) -> None:
+@pytest.mark.parametrize("name", PINNED)
+def test_each_deployment_is_pinned(served: Served, name: str) -> None:
+    found, pinned = served.deployments()[name], PINNED[name]
+    assert found["entrypoint"] == pinned.entrypoint
+    schedules = [(one["schedule"]["cron"], one["schedule"]["timezone"], one["active"]) for one in found["schedules"]]
+    assert sorted(schedules) == sorted((cron, "UTC", True) for cron in pinned.crons)
+    limit = found["global_concurrency_limit"]
+    assert (limit and limit["limit"]) == (1 if pinned.alone else None)
+    assert (found["concurrency_options"] or {}).get("collision_strategy") == ("CANCEL_NEW" if pinned.alone else None)
+    assert found["tags"] == [name]
+    assert not found["paused"]
+
+
+@pytest.mark.prefect_server
+def test_there_is_no_other_deployment(served: Served) -> None:
+    assert set(served.deployments()) == set(PINNED)
+
+
+@pytest.mark.prefect_server
+def test_only_the_daily_one_leaves_out_training_and_both_wait_for_the_opening(served: Served) -> None:
+    requests_of = {name: one["parameters"].get("request", {}) for name, one in served.deployments().items()}
+    assert {name: given["train"] for name, given in requests_of.items() if given} == {
+        "weekly": True, "daily": False, "watch": True, "scores": True,
+    }  # fmt: skip
+    assert (requests_of["weekly"]["wait_s"], requests_of["daily"]["wait_s"]) == (WEEKLY_WAIT_S, DAILY_WAIT_S)
+    assert requests_of["watch"]["wait_s"] == requests_of["scores"]["wait_s"] == 0
+
+
+@pytest.mark.prefect_server
+def test_a_registered_deployment_really_gets_scheduled_runs(served: Served) -> None:
     # With SQLAlchemy 2.1 the scheduler fails in its log only, and this never comes true.
-    wait_until(lambda: len(scheduled(served, prefect_server)) >= 6, patience_s=10)
-    times = {datetime.fromisoformat(one["expected_start_time"]) for one in scheduled(served, prefect_server)}
-    attempts = {(moment.isoweekday(), moment.hour, moment.minute) for moment in times}
-    assert all(moment.utcoffset() == UTC.utcoffset(None) for moment in times)
-    assert attempts <= {(6, 12, 10), (6, 13, 10), (6, 16, 10), (6, 20, 10), (7, 2, 10), (7, 8, 10), (7, 12, 10)}
-    assert {weekday for weekday, _, _ in attempts} == {6, 7}
+    names = {one["id"]: name for name, one in served.deployments().items()}
+
+    def planned() -> set[str]:
+        return {names[one["deployment_id"]] for one in served.scheduled()}
+
+    wait_until(lambda: planned() >= set(PINNED) - {"manual"}, patience_s=20)
+    times = [datetime.fromisoformat(one["expected_start_time"]) for one in served.scheduled()]
+    assert all(moment.utcoffset() == timedelta(0) for moment in times)
 
 
 @pytest.mark.prefect_server
@@ -92,55 +198,82 @@ def test_the_client_lists_the_deployments(served: Served) -> None:
         "print(json.dumps([one.name for one in found]))"
     )
     done = run([sys.executable, "-c", code], served.environment)
-    assert (done.returncode, json.loads(done.stdout or "null")) == (0, ["weekly"]), done.stderr
+    assert done.returncode == 0, done.stderr
+    assert set(json.loads(done.stdout)) >= set(PINNED)
 
 
 @pytest.mark.prefect_server
-def test_the_weekly_deployment_is_pinned(served: Served) -> None:
-    found = served.deployment
-    assert found["name"] == "weekly"
-    assert found["entrypoint"] == "flows.round_flows.weekly"
-    schedules = [(one["schedule"]["cron"], one["schedule"]["timezone"], one["active"]) for one in found["schedules"]]
-    assert sorted(schedules) == [("10 12,13,16,20 * * 6", "UTC", True), ("10 2,8,12 * * 0", "UTC", True)]
-    assert found["global_concurrency_limit"]["limit"] == 1
-    assert found["concurrency_options"]["collision_strategy"] == "CANCEL_NEW"
-    assert found["tags"] == ["weekly"]
-    assert not found["paused"]
-
-
-@pytest.mark.prefect_server
-def test_no_key_is_among_the_parameters(served: Served) -> None:
-    text = json.dumps(served.deployment)
+def test_neither_a_key_nor_an_alarm_address_is_among_the_parameters(served: Served) -> None:
+    text = json.dumps(list(served.deployments().values()))
     assert '"rehearsal_one": "simple-mlp"' in text
-    assert served.local.public_id not in text
-    assert served.local.secret_key not in text
+    for secret in (served.local.public_id, served.local.secret_key, SECRET_PART):
+        assert secret not in text
 
 
 @pytest.mark.prefect_server
-def test_a_run_of_the_deployment_submits_the_round(served: Served, prefect_server: PrefectServer) -> None:
-    answer = requests.post(
-        f"{prefect_server.url}/deployments/{served.deployment['id']}/create_flow_run", json={}, timeout=20
-    )
-    answer.raise_for_status()
-    identity = answer.json()["id"]
-    over = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
-    wait_until(lambda: prefect_server.run_of(identity)["state"]["type"] in over)
-    found = prefect_server.run_of(identity)
-    assert (found["state"]["type"], found["name"]) == ("COMPLETED", "round 1401"), found["state"]["message"]
-    assert found["tags"] == ["weekly", "round-1401", "simple-mlp"]
+def test_the_open_round_is_caught_up_at_the_start(served: Served) -> None:
+    (begun,) = served.runs(tags={"all_": ["catch-up"]})
+    found = served.over(begun["id"])
+    assert found["state"]["type"] == "COMPLETED", found["state"]["message"]
+    assert found["deployment_id"] == served.deployments()["weekly"]["id"]
+    assert {"weekly", "catch-up", "round-1401", "simple-mlp"} <= set(found["tags"])
     assert len(served.local.accepted(1401)) == 1
-    assert "receipts" in prefect_server.artifacts_of(identity)
 
 
 @pytest.mark.prefect_server
-def test_a_stop_keeps_the_schedule_and_leaves_no_process(served: Served, prefect_server: PrefectServer) -> None:
-    before = len(scheduled(served, prefect_server))
-    served.process.send_signal(signal.SIGTERM)
-    served.process.wait(30)
-    (found,) = prefect_server.read("deployments")
-    assert not found["paused"]
-    assert len(scheduled(served, prefect_server)) == before >= 6
+def test_the_manual_one_has_its_whole_configuration_as_a_typed_form(served: Served) -> None:
+    found = served.deployments()["manual"]
+    schema = found["parameter_openapi_schema"]
+    form, parts = schema["properties"], schema["definitions"]
+    assert list(form) == ["config", "recipe", "overrides", "train", "submit", "resubmit"]
+    assert all(field["description"] for field in form.values())
+    assert [name for name, field in form.items() if field.get("type") == "boolean"] == ["train", "submit", "resubmit"]
+    assert list(parts["WeeklyConfig"]["properties"]) == ["data_version", "slots", "submission", "fallback"]
+    assert parts["SubmissionConfig"]["properties"]["late"]["enum"] == ["skip", "submit"]
+    assert parts["FallbackConfig"]["properties"]["max_age_weeks"]["type"] == "number"
+    assert found["enforce_parameter_schema"]
+    # What the form shows at first is the configuration.
+    assert found["parameters"]["config"]["slots"] == {"rehearsal_one": "simple-mlp"}
+
+
+@pytest.mark.prefect_server
+def test_the_manual_one_plays_what_the_form_says(served: Served) -> None:
+    wait_until(lambda: served.local.accepted(1401))
+    config = {**served.deployments()["manual"]["parameters"]["config"], "slots": {"rehearsal_two": "simple-mlp"}}
+    found = served.over(served.create("manual", parameters={"config": config, "train": False}))
+    assert found["state"]["type"] == "COMPLETED", found["state"]["message"]
+    assert [one.slot for one in served.local.accepted(1401)] == ["rehearsal_one", "rehearsal_two"]
+
+
+@pytest.mark.prefect_server
+def test_a_stop_keeps_the_schedule_and_the_next_start_sweeps_what_was_left_behind(served: Served) -> None:
+    before = len(served.scheduled())
+    served.stop()
+    assert not any(one["paused"] for one in served.deployments().values())
+    assert len(served.scheduled()) == before > 0
     assert processes_of(served.home) == {}
+
+    # As after a power loss: a run that holds its place, and one that was due while nothing was served.
+    killed = served.create("weekly", state={"type": "PENDING"})
+    served.set_state(killed, "RUNNING")
+    an_hour_ago = (datetime.now(UTC) - timedelta(hours=1)).isoformat()
+    overdue = served.create("daily", state={"type": "SCHEDULED", "state_details": {"scheduled_time": an_hour_ago}})
+    served.start()
+    assert served.server.run_of(killed)["state"]["type"] == "CRASHED"
+    assert served.server.run_of(overdue)["state"]["type"] == "CANCELLED"
+    # The place is free: had it been taken, this one would be cancelled.
+    *_, caught_up = served.runs(tags={"all_": ["catch-up"]})
+    assert served.over(caught_up["id"])["state"]["type"] == "COMPLETED"
+
+
+@pytest.mark.prefect_server
+def test_between_rounds_a_run_that_does_not_wait_is_no_failure(served: Served) -> None:
+    served.local.close_round()
+    served.local.move_clock(2 * 3600)
+    request = {**served.deployments()["weekly"]["parameters"]["request"], "wait_s": 0}
+    found = served.over(served.create("weekly", parameters={"request": request}))
+    assert found["state"]["type"] == "COMPLETED", found["state"]["message"]
+    assert found["state"]["message"].endswith("Current round not open for submissions")
 
 
 # What is refused before anything is served
@@ -158,8 +291,8 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_without_a_server_to_serve_from_nothing_is_served(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(config)]) == 2
     assert capsys.readouterr().err == (
-        "eraflow: PREFECT_API_URL must name a running Prefect server, however it is not set; start one with"
-        " `prefect server start`, then set it\n"
+        "eraflow: PREFECT_API_URL must name a running Prefect server, however it is not set; run `eraflow up`, or start"
+        " one with `prefect server start` and set it\n"
     )
 
 
@@ -178,5 +311,7 @@ def test_a_wrong_configuration_is_refused_by_its_path(config: Path, capsys: pyte
 
 
 def test_a_missing_argument_is_said(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([]) == 2
-    assert "python -m deployments.deploy weekly.toml" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stopped:
+        main([])
+    assert stopped.value.code == 2
+    assert "required: CONFIG" in capsys.readouterr().err

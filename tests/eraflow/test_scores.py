@@ -285,7 +285,7 @@ def test_the_chart_says_what_it_leaves_out(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(Card, "text", noted)
     scores_png(many(len(LINES) + 2, 3))
-    assert "and 2 more slots, hollow: not final yet" in texts
+    assert "without 2 more slots; hollow: not final yet" in texts
     assert "corr60 by round: 3 rounds" in texts
     texts.clear()
     scores_png([])
