@@ -132,6 +132,10 @@ class Weeks:
         return replace(self.request, train=name == "weekly")
 
 
+def _counts(counter: Counter[str]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in sorted(counter.items())) or "none"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weeks", type=int, default=50)
@@ -141,7 +145,7 @@ def main() -> int:
     # Faults are got over by trying again, here without the waits between.
     tournament.RETRY_WAITS_S = (0.01,) * 4
     tournament.LONGEST_WAIT_S = 0.01
-    submission.READBACK_WAITS_S = (0.05, 0.1, 0.2, 0.4)
+    submission.READBACK_WAITS_S = (0.05, 0.1, 0.2, 0.4, 0.8)
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder) / "home"
@@ -154,11 +158,8 @@ def main() -> int:
             alarms = Counter(note.kind for note in weeks.ledger.alarms(1000))
         size_bytes = sum(path.stat().st_size for path in home.rglob("*") if path.is_file())
     print(summary(judged))
-    ran = ", ".join(f"{count} {name}" for name, count in sorted(weeks.ran.items()))
-    print(f"{given.weeks} weeks in {time.perf_counter() - started:.0f} s: {ran}; {weeks.struck} faults struck")
-    print(
-        f"alarms: {', '.join(f'{count} {kind}' for kind, count in sorted(alarms.items())) or 'none'}; the home has grown to {size_bytes / 1e6:.1f} MB"
-    )
+    print(f"{given.weeks} weeks in {time.perf_counter() - started:.0f} s: {_counts(weeks.ran)}; {weeks.struck} faults")
+    print(f"alarms: {_counts(alarms)}; the home has grown to {size_bytes / 1e6:.1f} MB")
     return 1 if any(one.wrong for one in judged) else 0
 
 

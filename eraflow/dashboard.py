@@ -252,18 +252,19 @@ def _trained_text(report: ModelReport) -> str:
 
 def _figures(made: Trained, last: Trained | None) -> str:
     """The figures on the hold-out, beside those of the last model if there is one."""
-    rows = [_pair_row(pair) for pair in compared(made, last, FIGURES)]
-    for name, key in (("eras scored", "eras"), ("eras undefined", "undefined")):
-        rows.append([name, *(getattr(one.validation, key) if one else DASH for one in (made, last)), ""])
-    headings = ["on its hold-out", _made_text("this model", made)]
-    if last is None:
-        return table(headings, [row[:2] for row in rows])
-    return table([*headings, _made_text("the last one", last), "change"], rows)
+    rows = [
+        ["made", _day(made), _day(last), ""],
+        *(_pair_row(pair) for pair in compared(made, last, FIGURES)),
+        ["eras scored", made.validation.eras, last.validation.eras if last else DASH, ""],
+        ["eras undefined", made.validation.undefined, last.validation.undefined if last else DASH, ""],
+    ]
+    headings = ["on its hold-out", "this model", "last model", "change"]
+    return table(headings, rows) if last else table(headings[:2], [row[:2] for row in rows])
 
 
-def _made_text(what: str, made: Trained) -> str:
-    moment = utc_moment(made.made_at_utc)
-    return f"{what} ({moment:%Y-%m-%d})" if moment else what
+def _day(made: Trained | None) -> str:
+    moment = utc_moment(made.made_at_utc) if made else None
+    return f"{moment:%Y-%m-%d}" if moment else DASH
 
 
 def _pair_row(pair: Pair) -> list[object]:

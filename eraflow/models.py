@@ -96,11 +96,26 @@ class Dropout(nn.Module):
     def forward(self, x_BH: Tensor) -> Tensor:
         if not self.training:
             return x_BH
-        kept = 1 - self.share
-        return x_BH * torch.empty_like(x_BH).bernoulli_(kept, generator=self.generator).div_(kept)
+        kept_BH = torch.empty_like(x_BH, dtype=torch.bool)
+        return x_BH * (kept_BH * draw_kept(kept_BH, self.share, self.generator))
 
     def extra_repr(self) -> str:
         return f"share={self.share}"
+
+
+def draw_kept(kept_BH: Tensor, share: float, generator: torch.Generator) -> float:
+    """Fill a contiguous bool tensor: True for a unit that is kept. Returns what a kept unit is multiplied by.
+
+    On the CPU a unit takes 16 of the generator's bits, 7 times as fast as `bernoulli_`, and `share` is rounded to
+    2^-16. Two calls for n and m rows draw what one call for n + m rows does, if n times the units divides by 4.
+    """
+    if kept_BH.device.type != "cpu":
+        kept_BH.bernoulli_(1 - share, generator=generator)
+        return 1 / (1 - share)
+    dropped = min(round(share * 2**16), 2**16 - 1)
+    draws = torch.empty(-(-kept_BH.numel() // 4), dtype=torch.int64).random_(-(2**63), None, generator=generator)
+    torch.ge(draws.view(torch.int16)[: kept_BH.numel()].view_as(kept_BH), dropped - 2**15, out=kept_BH)
+    return 2**16 / (2**16 - dropped)
 
 
 def parameter_count(model: nn.Module) -> int:

@@ -338,7 +338,7 @@ def _state_of_up(home: Path) -> Mapping[str, Any] | None:
     try:
         told: Mapping[str, Any] = json.loads((home / UP_FILE).read_bytes())
         pid = int(told["pid"])
-        if not (isinstance(told["url"], str) and isinstance(told["api_url"], str)):
+        if pid <= 0 or not (isinstance(told["url"], str) and isinstance(told["api_url"], str)):
             return None
     except (OSError, ValueError, KeyError, TypeError):
         return None

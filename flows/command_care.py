@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -84,7 +85,11 @@ def scores(options: argparse.Namespace) -> int:
         found, code = [score for score in kept if score.slot in slots], error.exit_code
     chart = store.home / "scores.png"
     write_atomically(chart, scores_png(found))
-    show(json.dumps({**json_object(found), "chart": str(chart)}) if options.json else f"{table_text(found)}\nchart {chart}")
+    show(
+        json.dumps({**json_object(found), "chart": str(chart)})
+        if options.json
+        else f"{table_text(found)}\nchart {chart}"
+    )
     return code
 
 
@@ -141,7 +146,7 @@ def _watched(home: Path, options: argparse.Namespace, put: Callable[[Status, str
 
 
 def _draw(_: Status, text: str) -> None:
-    columns, rows = os.get_terminal_size(sys.stdout.fileno())
+    columns, rows = shutil.get_terminal_size()  # 80 and 24 where the terminal does not know
     # What does not fit would scroll, and what was there before would stay.
     lines = [line[:columns] for line in text.splitlines()][: max(1, rows - 1)]
     sys.stdout.write("\x1b[H" + "".join(f"{line}\x1b[K\n" for line in lines) + "\x1b[J")

@@ -202,6 +202,11 @@ def test_nothing_is_trained_in_a_run_that_was_told_so(week: Week) -> None:
     assert {name for name in fetched if name.endswith((".parquet", ".json"))} == {"live.parquet"}
 
 
+def test_where_no_model_is_there_yet_one_is_trained_even_in_a_run_that_was_told_not_to(week: Week) -> None:
+    result = week.play(dataclasses.replace(week.request(slots=ONE), train=False))
+    assert the_receipt(result) == ("submitted", "fresh", "bytes")
+
+
 def test_a_round_that_opens_late_is_waited_for(week: Week) -> None:
     week.local.close_round()
     opening = threading.Timer(1.0, lambda: week.local.open_next_round(delay_s=0))

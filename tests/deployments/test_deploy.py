@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 import requests
+from requests.adapters import HTTPAdapter
+from urllib3.util import Retry
 
 from deployments.deploy import DAILY_WAIT_S, WEEKLY_WAIT_S, main
 from eraflow.rehearsal import LocalTournament
@@ -112,10 +114,17 @@ class Served:
 
     def create(self, name: str, **body: Any) -> str:
         """Create a run of a deployment, as the dashboard does; returns its id."""
-        url = f"{self.server.url}/deployments/{self.deployments()[name]['id']}/create_flow_run"
-        answer = requests.post(url, json=body, timeout=20)
+        return str(self.post(f"deployments/{self.deployments()[name]['id']}/create_flow_run", body)["id"])
+
+    def post(self, what: str, body: dict[str, Any]) -> dict[str, Any]:
+        """A busy server answers 503 while its database is locked, and Prefect's own client asks again."""
+        with requests.Session() as session:
+            again = Retry(total=6, backoff_factor=0.5, status_forcelist=[503], allowed_methods=None)
+            session.mount("http://", HTTPAdapter(max_retries=again))
+            answer = session.post(f"{self.server.url}/{what}", json=body, timeout=20)
         answer.raise_for_status()
-        return str(answer.json()["id"])
+        told: dict[str, Any] = answer.json()
+        return told
 
     def over(self, run_id: str) -> dict[str, Any]:
         """A run, once it is over."""
@@ -123,11 +132,8 @@ class Served:
         return self.server.run_of(run_id)
 
     def set_state(self, run_id: str, kind: str) -> None:
-        answer = requests.post(
-            f"{self.server.url}/flow_runs/{run_id}/set_state", json={"state": {"type": kind}}, timeout=20
-        )
-        answer.raise_for_status()
-        assert answer.json()["status"] == "ACCEPT", answer.text
+        told = self.post(f"flow_runs/{run_id}/set_state", {"state": {"type": kind}})
+        assert told["status"] == "ACCEPT", told
 
 
 @pytest.fixture(scope="module")

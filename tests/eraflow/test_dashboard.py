@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from datetime import timedelta
+from datetime import timedelta, timezone
 from pathlib import Path
-from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -74,7 +73,7 @@ def test_a_safe_week_says_so_with_times_and_receipts() -> None:
 
 
 def test_the_times_are_in_utc_and_in_the_zone_of_this_machine() -> None:
-    assert dashboard._times(OPENS, CLOSES, ZoneInfo("Europe/Zurich")).splitlines() == [
+    assert dashboard._times(OPENS, CLOSES, timezone(timedelta(hours=1), "CET")).splitlines() == [
         "|  | UTC | this machine (CET) |",
         "|---|---|---|",
         "| opened | Sat 21 Nov 2026, 12:04 | Sat 21 Nov 2026, 13:04 |",
@@ -150,7 +149,7 @@ def test_a_first_model_is_said_to_be_the_first(tmp_path: Path) -> None:
     )  # fmt: skip
     text = pictureless(found.markdown)
     assert text.count("PICTURE") == 2
-    assert "| on its hold-out | this model (2026-08-22) |" in text
+    assert "| on its hold-out | this model |\n|---|---|\n| made | 2026-08-22 |" in text
     assert "| mean era Spearman | 0.0200 |" in text
     assert "| Sharpe | undefined |" in text
     assert "| eras scored | 3 |" in text
@@ -163,7 +162,8 @@ def test_a_model_is_shown_against_the_last_one(tmp_path: Path) -> None:
     report = replace(model_of(tmp_path / "elsewhere"), folder=now.folder, model_id=now.model_id, cut=True)
     found = model(report)
     assert found.sentence == "Mean era Spearman 0.2000, last 0.2000"
-    assert "| on its hold-out | this model (2026-11-21) | the last one (2026-11-14) | change |" in found.markdown
+    assert "| on its hold-out | this model | last model | change |" in found.markdown
+    assert "| made | 2026-11-21 | 2026-11-14 |  |" in found.markdown
     assert "| mean era Spearman on the 2 eras of both | 0.1500 | 0.2000 | −0.0500 |" in found.markdown  # noqa: RUF001
     assert "| eras scored | 3 | 2 |  |" in found.markdown
     assert "its training was cut to be in time" in found.markdown
