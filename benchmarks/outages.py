@@ -19,9 +19,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.outage_kills import KILLS
-from benchmarks.outage_time import LATE
 from tests.behaviour.outage import Outcome
+from tests.behaviour.outage_kills import KILLS
+from tests.behaviour.outage_time import LATE
 from tests.real_prefect import processes_of
 
 SCENES: Mapping[str, Callable[[Path], Iterator[Outcome]]] = {**KILLS, **LATE}

@@ -96,6 +96,11 @@ def week_ends(request: Request, result: RoundResult, now_utc: datetime) -> Answe
     )
 
 
+def is_repetition(result: RoundResult) -> bool:
+    """Whether the run found everything done, so that the one that did it has said all there is to say."""
+    return verdict(result).kind in ("safe", "late") and all(r.status == "already-submitted" for r in result.receipts)
+
+
 def week_answer(result: RoundResult) -> Answer:
     """The verdict, the picture, the times and the receipts."""
     found = verdict(result)
@@ -252,7 +257,7 @@ def _trained_text(report: ModelReport) -> str:
 
 def _figures(made: Trained, last: Trained | None) -> str:
     """The figures on the hold-out, beside those of the last model if there is one."""
-    rows = [
+    rows: list[list[object]] = [
         ["made", _day(made), _day(last), ""],
         *(_pair_row(pair) for pair in compared(made, last, FIGURES)),
         ["eras scored", made.validation.eras, last.validation.eras if last else DASH, ""],

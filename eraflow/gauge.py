@@ -1,10 +1,14 @@
-"""The losses of a run: read from the device now and then, checked, averaged by epoch and told to progress."""
+"""The losses of a run: read from the device, checked, averaged by epoch and told to progress.
+
+Shape letter: K members.
+"""
 
 from __future__ import annotations
 
 import logging
 import math
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,64 +19,75 @@ from eraflow.progress import Progress
 
 logger = logging.getLogger("eraflow")
 
-# Reading a loss makes the host wait for the device, so it is done once in so many steps.
-LOSS_EVERY = 20
+SHOW_EVERY = 20
+# Reading a loss makes the host wait for a GPU, so there it is done once in so many steps. Nothing is kept in between:
+# a run that diverged ends with the step named and the last good checkpoint, as on the CPU, but up to 19 steps later.
+READ_EVERY = 20
+
+UNEXAMINED: dict[str, Any] = {"validation_loss": None, "spearman_mean": None, "undefined": None, "eras": None}
 
 
 class Gauge:
-    """Reads the losses from the device now and then, refuses one that is not finite, and tells progress."""
+    """Reads the members' losses from the device, refuses one that is not finite, and tells progress."""
 
-    def __init__(self, progress: Progress, stage: str, steps: int, seconds: float) -> None:
+    def __init__(self, progress: Progress, stage: str, steps: int, seconds: float, device: torch.device) -> None:
         self.progress, self.stage, self.steps = progress, stage, steps
+        self.read_every = 1 if device.type == "cpu" else READ_EVERY
         self.pending: list[Tensor] = []
-        self.losses: list[float] = []
+        self.losses: list[list[float]] = []
+        """Of this epoch: for each step a loss a member."""
         self.rows, self.started = 0, time.perf_counter()
-        self.began = self.started - seconds
+        self.began, self.shown = self.started - seconds, 0
 
-    def add(self, step: int, loss: Tensor, rows: int) -> None:
-        self.pending.append(loss)
+    def add(self, step: int, loss_K: Tensor, rows: int) -> None:
+        self.pending.append(loss_K)
         self.rows += rows
-        if len(self.pending) == LOSS_EVERY:
+        if len(self.pending) >= self.read_every:
             self._read(step)
+        if step + 1 - self.shown >= SHOW_EVERY and not self.pending:
             now = time.perf_counter()
-            text = f"loss {self.losses[-1]:.5f}, {self.rows / max(now - self.started, 1e-9):,.0f} rows/s"
-            self.rows, self.started = 0, now
-            self.progress(self.stage, step + 1, self.steps, text)
+            loss, rate = math.fsum(self.losses[-1]) / len(self.losses[-1]), self.rows / max(now - self.started, 1e-9)
+            self.rows, self.started, self.shown = 0, now, step + 1
+            self.progress(self.stage, step + 1, self.steps, f"loss {loss:.5f}, {rate:,.0f} rows/s")
 
-    def entry(self, step: int, rate: float) -> dict[str, Any]:
-        """The epoch that ends with `step`, for the history."""
+    def entries(self, step: int, rate: float, examined: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """For each member the epoch that ends with `step`, for its history; `examined` is what the hold-out says."""
         self._read(step)
-        mean = math.fsum(self.losses) / len(self.losses)
-        self.losses = []
-        return {
-            "step": step + 1,
-            "train_loss": mean,
-            "validation_loss": None,
-            "spearman_mean": None,
-            "undefined": None,
-            "learning_rate": rate,
-            "seconds": time.perf_counter() - self.began,
-        }
+        losses, self.losses = list(zip(*self.losses, strict=True)), []
+        seconds = time.perf_counter() - self.began
+        return [
+            {"step": step + 1, "train_loss": math.fsum(loss) / len(loss), "learning_rate": rate, "seconds": seconds}
+            | (examined[m] if examined else UNEXAMINED)
+            for m, loss in enumerate(losses)
+        ]
 
-    def show(self, step: int, entry: dict[str, Any]) -> None:
+    def show(self, step: int, entries: Sequence[dict[str, Any]]) -> None:
         """Log a whole epoch and tell progress of it; the time it took is not counted to the next rows."""
-        text = f"training loss {entry['train_loss']:.5f}"
-        if entry["validation_loss"] is not None:
-            mean = "undefined" if entry["spearman_mean"] is None else f"{entry['spearman_mean']:.4f}"
-            text += f", validation loss {entry['validation_loss']:.5f}, mean era Spearman {mean}"
+        text = f"training loss {_mean(entries, 'train_loss')}"
+        if entries[0]["eras"]:
+            text += f", validation loss {_mean(entries, 'validation_loss')}"
+            text += f", mean era Spearman {_mean(entries, 'spearman_mean')} of {entries[0]['eras']} eras"
         logger.info("%s step %d of %d: %s", self.stage, step + 1, self.steps, text)
         self.progress(self.stage, step + 1, self.steps, text)
-        self.rows, self.started = 0, time.perf_counter()
+        self.rows, self.started, self.shown = 0, time.perf_counter(), step + 1
 
     def _read(self, step: int) -> None:
         if not self.pending:
             return
         found = torch.stack(self.pending).tolist()
-        for i, loss in enumerate(found):
-            if not math.isfinite(loss):
+        for i, loss_K in enumerate(found):
+            wrong = [loss for loss in loss_K if not math.isfinite(loss)]
+            if wrong:
                 raise TrainingError(
-                    f"the training loss must be finite, however it was {loss} at step {step + 2 - len(found) + i} of"
-                    f" {self.steps}; lower training.learning_rate; the last whole epoch's checkpoint is kept"
+                    f"the training loss must be finite, however it was {wrong[0]} at step"
+                    f" {step + 2 - len(found) + i} of {self.steps}; lower training.learning_rate; the last whole"
+                    " epoch's checkpoint is kept"
                 )
         self.losses += found
         self.pending = []
+
+
+def _mean(entries: Sequence[dict[str, Any]], key: str) -> str:
+    """The members' mean for people; undefined if it is for one of them."""
+    values = [entry[key] for entry in entries]
+    return "undefined" if None in values else f"{math.fsum(values) / len(values):.5f}"

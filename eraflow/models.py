@@ -97,7 +97,8 @@ class Dropout(nn.Module):
         if not self.training:
             return x_BH
         kept_BH = torch.empty_like(x_BH, dtype=torch.bool)
-        return x_BH * (kept_BH * draw_kept(kept_BH, self.share, self.generator))
+        scale = draw_kept(kept_BH, self.share, self.generator)
+        return x_BH * (kept_BH * scale)
 
     def extra_repr(self) -> str:
         return f"share={self.share}"

@@ -1,6 +1,9 @@
 """Losses, optimisers and schedules by name: the tables that `TrainingConfig` chooses from.
 
-Shape letters: B batch, E eras.
+A loss gives its value for each member and its slope by the predictions, written out: autograd's own work would be a
+tenth of a small step. A test holds both against autograd.
+
+Shape letters: B batch, K members, E eras.
 """
 
 from __future__ import annotations
@@ -10,8 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
 if TYPE_CHECKING:
     from eraflow.training import TrainingConfig
@@ -19,17 +21,22 @@ if TYPE_CHECKING:
 # Keeps the root's slope finite in an era whose predictions or targets are all equal; such an era then counts as 0.
 _TINY = 1e-12
 
-
-def mse(prediction_B: Tensor, target_B: Tensor, sizes: Sequence[int]) -> Tensor:  # noqa: ARG001 - the table's signature
-    """Mean squared error over the rows."""
-    return functional.mse_loss(prediction_B, target_B)
+Tensors = Sequence[Tensor]
+Loss = Callable[[Tensor, Tensor, Sequence[int]], tuple[Tensor, Tensor]]
 
 
-def era_pearson(prediction_B: Tensor, target_B: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Minus the mean over eras of Pearson's correlation; `sizes` are the rows of each era, in order."""
+def mse(prediction_BK: Tensor, target_B: Tensor, sizes: Sequence[int]) -> tuple[Tensor, Tensor]:  # noqa: ARG001
+    """Mean squared error over the rows `[K]`, and its slope `[B, K]`."""
+    miss_BK = prediction_BK - target_B[:, None]
+    return miss_BK.square().mean(0), miss_BK.mul_(2 / len(target_B))
+
+
+def era_pearson(prediction_BK: Tensor, target_B: Tensor, sizes: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Minus the mean over eras of Pearson's correlation `[K]`, and its slope; `sizes` are each era's rows, in order."""
     parts = list(sizes)
-    eras = zip(torch.split(prediction_B, parts), torch.split(target_B, parts), strict=True)
-    return -torch.stack([_pearson(p_B, t_B) for p_B, t_B in eras]).mean()
+    eras = zip(torch.split(prediction_BK, parts), torch.split(target_B, parts), strict=True)
+    value_EK, slope_EBK = zip(*(_pearson(p_BK, t_B) for p_BK, t_B in eras), strict=True)
+    return -torch.stack(value_EK).mean(0), torch.cat(slope_EBK).div_(-len(parts))
 
 
 def constant(training: TrainingConfig, step: int, steps: int) -> tuple[float, float | None]:  # noqa: ARG001
@@ -59,12 +66,14 @@ def one_cycle(training: TrainingConfig, step: int, steps: int) -> tuple[float, f
     return _cosine(peak, peak / training.cycle_div_final, part), _cosine(middle, end, part)
 
 
-def optimizer_for(training: TrainingConfig, net: nn.Module) -> torch.optim.Optimizer:
-    """The optimiser that `training` names, over the parameters of `net`, fused where torch has that."""
+def optimizer_for(training: TrainingConfig, matrices: Tensors, vectors: Tensors) -> torch.optim.Optimizer:
+    """The optimiser that `training` names, fused where torch has that.
+
+    `matrices` are the weights of linear layers, `vectors` all other parameters: biases, and scales and shifts of norms.
+    """
     options: dict[str, Any] = {"lr": training.learning_rate, "betas": tuple(training.betas), "eps": training.eps}
-    device = next(net.parameters()).device
-    options["fused"] = True if device.type in ("cpu", "cuda") else None
-    return OPTIMIZERS[training.optimizer](net, training.weight_decay, options)
+    options["fused"] = True if matrices[0].device.type in ("cpu", "cuda") else None
+    return OPTIMIZERS[training.optimizer](matrices, vectors, training.weight_decay, options)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float, momentum: float | None) -> float:
@@ -76,35 +85,35 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float, momentum: float | No
     return rate
 
 
-def _adam(net: nn.Module, decay: float, options: dict[str, Any]) -> torch.optim.Optimizer:
-    return torch.optim.Adam(net.parameters(), weight_decay=decay, **options)
+def _adam(matrices: Tensors, vectors: Tensors, decay: float, options: dict[str, Any]) -> torch.optim.Optimizer:
+    return torch.optim.Adam([*matrices, *vectors], weight_decay=decay, **options)
 
 
-def _adamw(net: nn.Module, decay: float, options: dict[str, Any]) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(net.parameters(), weight_decay=decay, **options)
+def _adamw(matrices: Tensors, vectors: Tensors, decay: float, options: dict[str, Any]) -> torch.optim.Optimizer:
+    return torch.optim.AdamW([*matrices, *vectors], weight_decay=decay, **options)
 
 
-def _fastai_adam(net: nn.Module, decay: float, options: dict[str, Any]) -> torch.optim.Optimizer:
+def _fastai_adam(matrices: Tensors, vectors: Tensors, decay: float, options: dict[str, Any]) -> torch.optim.Optimizer:
     """fastai's Adam is torch's AdamW but for what it decays: neither norms nor biases (`wd_bn_bias=False`)."""
-    parameters = list(net.parameters())
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
+    groups = [{"params": [*matrices], "weight_decay": decay}, {"params": [*vectors], "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, **options)
 
 
-def _pearson(prediction_B: Tensor, target_B: Tensor) -> Tensor:
-    p_B, t_B = prediction_B - prediction_B.mean(), target_B - target_B.mean()
-    return (p_B @ t_B) / ((p_B @ p_B) * (t_B @ t_B) + _TINY).sqrt()
+def _pearson(prediction_BK: Tensor, target_B: Tensor) -> tuple[Tensor, Tensor]:
+    """One era's correlation `[K]` and its slope `[B, K]`."""
+    p_BK, t_B = prediction_BK - prediction_BK.mean(0), target_B - target_B.mean()
+    square, product_K = t_B @ t_B, t_B @ p_BK
+    root_K = (p_BK.square().sum(0) * square + _TINY).sqrt()
+    slope_BK = torch.outer(t_B, 1 / root_K) - p_BK * (product_K * square / root_K**3)
+    return product_K / root_K, slope_BK
 
 
 def _cosine(start: float, end: float, share: float) -> float:
     return start + (1 - math.cos(math.pi * share)) * (end - start) / 2
 
 
-LOSSES: dict[str, Callable[[Tensor, Tensor, Sequence[int]], Tensor]] = {"mse": mse, "era_pearson": era_pearson}
-OPTIMIZERS: dict[str, Callable[[nn.Module, float, dict[str, Any]], torch.optim.Optimizer]] = {
+LOSSES: dict[str, Loss] = {"mse": mse, "era_pearson": era_pearson}
+OPTIMIZERS: dict[str, Callable[[Tensors, Tensors, float, dict[str, Any]], torch.optim.Optimizer]] = {
     "adam": _adam,
     "adamw": _adamw,
     "fastai_adam": _fastai_adam,

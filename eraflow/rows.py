@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import warnings
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -22,6 +23,9 @@ from eraflow.errors import InputError
 
 if TYPE_CHECKING:
     from eraflow.training import TrainingConfig
+
+# Fewer rows than this at a time are not worth a slice of their own.
+ROWS_A_RUN = 64
 
 # An "epoch" of a recipe that counts steps: how often it is validated and a checkpoint written.
 STEPS_AN_EPOCH = 50
@@ -122,6 +126,21 @@ class Rows:
                 self._gather(i, row_B[here], part)
                 out_BF[here] = part
 
+    def runs(self, index_B: Array) -> list[tuple[int, slice]] | None:
+        """The rows at `index_B` as few slices of whole matrices (by number), or None if that is not what they are."""
+        row_B, matrix_B = self._row_M[index_B], self._matrix_M[index_B]
+        last_B = np.flatnonzero((row_B[1:] != row_B[:-1] + 1) | (matrix_B[1:] != matrix_B[:-1]))
+        if len(last_B) > len(index_B) // ROWS_A_RUN or any(columns is not None for _, columns in self._matrices):
+            return None
+        bounds = pairwise([0, *(last_B + 1).tolist(), len(index_B)])
+        return [(int(matrix_B[a]), slice(int(row_B[a]), int(row_B[a]) + b - a)) for a, b in bounds]
+
+    def tensors(self) -> list[Tensor]:
+        """The whole matrices as tensors that share their memory, by number; they must not be written to."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+            return [torch.from_numpy(codes_NF) for codes_NF, _ in self._matrices]
+
     def digest(self) -> str:
         """A hash of which rows with which targets these are; the codes are known by their file's hash."""
         found = hashlib.blake2b(digest_size=16)
@@ -141,10 +160,10 @@ class Rows:
 
 
 class Plan:
-    """Which rows each step sees: a function of the seed and the step's number alone."""
+    """Which rows each step sees: a function of the configuration's seed and the step's number alone."""
 
-    def __init__(self, rows: Rows, training: TrainingConfig, seed: int, steps: int | None) -> None:
-        self.seed, self.shuffle = seed, training.shuffle
+    def __init__(self, rows: Rows, training: TrainingConfig, steps: int | None) -> None:
+        self.seed, self.shuffle = training.seed, training.shuffle
         self.bound: list[int] | None = None
         if training.eras_per_step is not None:
             sizes = np.unique(rows.era_M, return_counts=True)[1]
@@ -158,6 +177,7 @@ class Plan:
         self.steps_a_pass = self.units // self.a_step if training.drop_last else -(-self.units // self.a_step)
         self.steps = steps or training.steps or self.steps_a_pass * (training.epochs or 1)
         self.steps_an_epoch = STEPS_AN_EPOCH if training.epochs is None else self.steps_a_pass
+        self.rows_an_epoch = len(rows) * min(self.steps, self.steps_an_epoch) // self.steps_a_pass
         self._order: tuple[int, npt.NDArray[np.int64]] = (-1, np.empty(0, np.int64))
 
     def batch(self, step: int) -> tuple[npt.NDArray[np.int64], list[int]]:
@@ -187,15 +207,23 @@ class Batches:
     """
 
     def __init__(self, rows: Rows, largest: int, device: torch.device) -> None:
-        self.rows, self.device = rows, device
+        self.rows, self.device, self._matrices = rows, device, rows.tensors()
         self._code_BF = np.empty((largest, rows.n_features), np.int8)
         self._staged_BF = torch.from_numpy(self._code_BF)
         self._x_BF = torch.empty((largest, rows.n_features), dtype=torch.float32, device=device)
 
     def load(self, index_B: Array) -> tuple[Tensor, Tensor]:
         """Codes float32 `[B, F]` and targets float32 `[B]`; the codes are overwritten by the next call."""
-        n = len(index_B)
-        self.rows.gather(index_B, self._code_BF[:n])
-        # As bytes to the device and widened there: a quarter of the transfer.
-        self._x_BF[:n].copy_(self._staged_BF[:n].to(self.device))
-        return self._x_BF[:n], torch.from_numpy(self.rows.target_M[index_B]).to(self.device)
+        x_BF = self._x_BF[: len(index_B)]
+        runs = self.rows.runs(index_B) if self.device.type == "cpu" else None
+        if runs is None:
+            staged_BF = self._staged_BF[: len(index_B)]
+            self.rows.gather(index_B, self._code_BF[: len(index_B)])
+            # As bytes to the device and widened there: a quarter of the transfer.
+            x_BF.copy_(staged_BF.to(self.device))
+        else:
+            # Rows in order, or whole eras: widened where they lie.
+            parts = torch.split(x_BF, [rows.stop - rows.start for _, rows in runs])
+            for part_BF, (matrix, rows) in zip(parts, runs, strict=True):
+                part_BF.copy_(self._matrices[matrix][rows])
+        return x_BF, torch.from_numpy(self.rows.target_M[index_B]).to(self.device)

@@ -33,6 +33,7 @@ import eraflow
 from eraflow import metrics
 from eraflow.config import build, read_toml, to_table, to_toml
 from eraflow.errors import DataError, InputError, OutOfTimeError, StorageError, TrainingError
+from eraflow.exam import predict
 from eraflow.models import Mlp
 from eraflow.predictions import ensemble, rank_uniform
 from eraflow.progress import Progress, silent
@@ -41,7 +42,7 @@ from eraflow.rows import Rows
 from eraflow.splits import distinct, every_nth, purge, purge_eras
 from eraflow.store import utc_text, write_atomically, write_json
 from eraflow.stored import StoredDataset, matching_target, suffix_days
-from eraflow.training import Fitted, fit, initial, load_fitted, predict
+from eraflow.training import Fitted, fit, initial, load_fitted, members_at_once
 
 RECIPE, MODEL = "recipe.toml", "model.json"
 
@@ -293,28 +294,31 @@ def _fit_members(
     holdout: Rows | None = None,
     steps: int | None = None,
 ) -> list[Fitted]:
-    """The members, fewer where time ran out; at least one, of which the last may be cut."""
+    """The members, fewer where time ran out; at least one, and if any is cut all are."""
     members, training = recipe.prediction.members, recipe.training
     what = {"holdout": "train", "final": "refit"}[kind]
+    at_once = members_at_once(rows, recipe.model, training, members)
     fits: list[Fitted] = []
     try:
-        for m in range(members):
-            fitted = fit(
+        for first in range(0, members, at_once):
+            group = range(first, min(first + at_once, members))
+            numbers = f" {group[0] + 1} to {group[-1] + 1} of {members}" if at_once < members else ""
+            found = fit(
                 rows,
                 model=recipe.model,
                 training=training,
-                seed=training.seed + m,
-                folder=folder / f"{kind}-{m}",
+                seeds=[training.seed + m for m in group],
+                folders=[folder / f"{kind}-{m}" for m in group],
                 holdout=holdout,
                 steps=steps,
                 enough=enough,
                 progress=progress,
-                stage=f"{what} {recipe.name}" + (f" {m + 1}/{members}" if members > 1 else ""),
+                stage=f"{what} {recipe.name}{numbers}",
             )
             # The mean of ranks with one that is cut is worse than without it.
-            if fitted.complete or not fits:
-                fits.append(fitted)
-            if not fitted.complete:
+            if found[0].complete or not fits:
+                fits += found
+            if not found[0].complete:
                 break
     except OutOfTimeError:
         if not fits:

@@ -1,14 +1,15 @@
-"""The loop: a network fitted to rows of the stored matrix, for N epochs or N steps, on the device that is there.
+"""The loop: a recipe's members fitted to rows of the stored matrix, for N epochs or N steps, on the device there is.
 
 Read `fit` first; it knows no recipe, loss or optimiser by name: those are small functions in tables, chosen by
-`TrainingConfig`. Batches are gathered from the int8 matrix into buffers that are reused, without a DataLoader.
-Which rows a step sees depends on seed and step alone and dropout has a generator of its own, so a run that was
-killed goes on from its last epoch and ends with the same weights; one that is told `enough` is cut at that epoch.
-torch's global state is not touched.
+`TrainingConfig`. Batches are gathered from the int8 matrix into buffers that are reused, without a DataLoader; all
+members are trained on them at once (`members`). Which rows a step sees depends on the configuration's seed and the
+step alone, while weights and dropout come from each member's own seed: so a member is, to float tolerance, what it
+would be alone. A run that was killed goes on from its last epoch and ends with the same weights (`runs`); one that is
+told `enough` is cut at that epoch. torch's global state is not touched.
 
-Imports torch, numpy and the standard library alone. Nothing is pickled.
+Imports torch, numpy and the standard library alone.
 
-Shape letters: N rows of a matrix, M rows chosen, F features, B batch, K networks, E eras.
+Shape letters: N rows of a matrix, M rows chosen, F features, B batch, K members, E eras.
 """
 
 from __future__ import annotations
@@ -16,28 +17,23 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-import numpy.typing as npt
 import torch
-from torch import Tensor
 
-from eraflow.errors import InputError, OutOfTimeError, TrainingError
+from eraflow.errors import InputError, TrainingError
+from eraflow.exam import Exam
+from eraflow.footprint import members_that_fit
 from eraflow.gauge import Gauge
-from eraflow.metrics import PreparedSpearman
+from eraflow.members import Members
 from eraflow.models import Mlp, ModelConfig
 from eraflow.optimization import LOSSES, SCHEDULES, optimizer_for, set_rate
 from eraflow.progress import Progress, silent
 from eraflow.rows import Batches, Plan, Rows
-
-FORMAT = 1
-CHECKPOINT, FINISHED = "checkpoint.safetensors", "fitted.safetensors"
-INFERENCE_ROWS = 4096
+from eraflow.runs import FINISHED, FORMAT, Run, are_finished, part, read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +76,7 @@ class TrainingConfig:
     refit: bool = True
     """Fit again on all labelled eras for the same number of steps after the hold-out is reported."""
     seed: int = 0
-    """Of the first member; the next ones count up."""
+    """Of the first member, whose successors count up, and of the order in which all of them see the rows."""
     device: str = "auto"
     """"auto" is CUDA, then MPS, then the CPU; or a device of torch by its name."""
 
@@ -109,7 +105,8 @@ class Fitted:
     model: Mlp
     """In evaluation mode, on `device`."""
     history: tuple[dict[str, Any], ...]
-    """An entry an epoch: epoch, step, train_loss, validation_loss, spearman_mean, undefined, learning_rate, seconds."""
+    """An entry an epoch: epoch, step, train_loss, learning_rate, seconds, and of a hold-out's examined eras
+    validation_loss, spearman_mean, undefined, eras."""
     steps: int
     rows: int
     """Distinct training rows."""
@@ -123,74 +120,53 @@ def fit(
     *,
     model: ModelConfig,
     training: TrainingConfig,
-    seed: int,
-    folder: Path,
+    seeds: Sequence[int],
+    folders: Sequence[Path],
     holdout: Rows | None = None,
     steps: int | None = None,
     enough: Callable[[], bool] = lambda: False,
     progress: Progress = silent,
     stage: str = "train",
-) -> Fitted:
-    """Fit `model` to the labelled ones of `rows`; what is in `folder` is loaded or gone on from.
+) -> list[Fitted]:
+    """Fit a member for each of `seeds` to the labelled ones of `rows`; what is in `folders` is loaded or gone on from.
 
-    `steps` replaces the length that `training` gives. With a `holdout`, its loss and mean Spearman by era are taken
-    after each epoch. `enough` is asked before each step: once it says so, what the last whole epoch gave is returned.
-    Raises `TrainingError` for no labelled rows or a loss that is not finite, `InputError` for a device that is not
-    there, `OutOfTimeError` if there is no whole epoch to return.
+    `steps` replaces the length that `training` gives. With a `holdout`, loss and mean Spearman by era are taken on a
+    sample of its eras after each epoch. `enough` is asked before each step: once it says so, what the last whole epoch
+    gave is returned. Raises `TrainingError` for no labelled rows, too little memory, or a loss or weight that is not
+    finite; `InputError` for a device that is not there; `OutOfTimeError` if there is no whole epoch to return.
     """
-    device = pick_device(training.device)
-    rows = _usable(rows, training)
-    plan = Plan(rows, training, seed, steps)
-    if plan.smallest < 2 and (model.batch_norm or model.input_norm):
-        raise TrainingError(
-            "batch norm needs two rows in each step, however one step has a single row; set training.drop_last=true"
-            " or another training.batch_size"
-        )
-    run = _Run(model, training, seed, rows, plan, folder, device)
-    if run.finished:
-        return run.fitted()
-    exam = None if holdout is None else _Exam(holdout, training)
-    batches = Batches(rows, plan.largest, device)
+    device, rows = pick_device(training.device), _usable(rows, training)
+    plan = Plan(rows, training, steps)
+    identities = _identities(model, training, seeds, rows, plan.steps)
+    if are_finished(folders, identities):
+        return [load_fitted(folder, model, training.device) for folder in folders]
+    _require_fit(plan, model, training, rows.n_features, len(seeds), device)
+    masks = [torch.Generator(device).manual_seed(seed + 1) for seed in seeds]
+    members = Members([initial(model, rows.n_features, seed).to(device) for seed in seeds], plan.largest, masks)
+    optimizer = optimizer_for(training, members.matrices, members.vectors)
+    run = Run(members.nets, optimizer, masks, folders, identities, len(rows))
     loss_of, schedule = LOSSES[training.loss], SCHEDULES[training.schedule]
-    gauge = Gauge(progress, stage, plan.steps, run.seconds)
+    exam = None if holdout is None else Exam(holdout, loss_of, plan.rows_an_epoch)
+    batches = Batches(rows, plan.largest, device)
+    gauge = Gauge(progress, stage, plan.steps, run.seconds, device)
 
-    run.net.train()
     for step in range(run.step, plan.steps):
         if enough():
-            return run.cut(stage)
+            run.cut(stage)
+            return _fitted(run, complete=False)
         index_B, sizes = plan.batch(step)
         code_BF, target_B = batches.load(index_B)
-        rate = set_rate(run.optimizer, *schedule(training, step, plan.steps))
-        run.optimizer.zero_grad()
-        loss = loss_of(run.net(code_BF).squeeze(1), target_B, sizes)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch ships it without types
-        run.optimizer.step()
-        gauge.add(step, loss.detach(), len(index_B))
+        rate = set_rate(optimizer, *schedule(training, step, plan.steps))
+        loss_K, slope_BK = loss_of(members.forward(code_BF), target_B, sizes)
+        members.backward(slope_BK)
+        optimizer.step()
+        gauge.add(step, loss_K, len(index_B))
         if plan.ends_epoch(step):
-            entry = gauge.entry(step, rate) | ({} if exam is None else exam.of(run.net))
-            run.keep(step + 1, entry)
-            gauge.show(step, entry)
-            run.net.train()
-    return run.finish()
-
-
-def predict(
-    models: Sequence[Mlp], rows: Rows, *, progress: Progress = silent, stage: str = "predict"
-) -> npt.NDArray[np.float32]:
-    """Predictions float32 `[K, M]` of several networks in one pass over `rows`; leaves them in evaluation mode."""
-    device = next(models[0].parameters()).device
-    batches = Batches(rows, min(INFERENCE_ROWS, len(rows)), device)
-    prediction_KM = np.empty((len(models), len(rows)), np.float32)
-    for net in models:
-        net.eval()
-    with torch.no_grad():
-        for start in range(0, len(rows), INFERENCE_ROWS):
-            here = np.arange(start, min(start + INFERENCE_ROWS, len(rows)))
-            code_BF, _ = batches.load(here)
-            for k, net in enumerate(models):
-                prediction_KM[k, here] = net(code_BF).squeeze(1).cpu().numpy()
-            progress(stage, here[-1] + 1, len(rows))
-    return prediction_KM
+            entries = gauge.entries(step, rate, [] if exam is None else exam.of(members.nets))
+            run.keep(step + 1, entries)
+            gauge.show(step, entries)
+    run.finish()
+    return _fitted(run)
 
 
 def initial(model: ModelConfig, n_features: int, seed: int) -> Mlp:
@@ -200,19 +176,17 @@ def initial(model: ModelConfig, n_features: int, seed: int) -> Mlp:
 
 def load_fitted(folder: Path, model: ModelConfig, device: str = "auto") -> Fitted:
     """What `fit` finished, or was cut at, in `folder`. Raises `TrainingError` if it is not there or not readable."""
-    cut = not (folder / FINISHED).exists() and (folder / CHECKPOINT).exists()
-    tensors, told = _read(folder / (CHECKPOINT if cut else FINISHED))
+    tensors, told = read(folder / FINISHED)
     net = initial(model, told["features"], 0)
-    net.load_state_dict(_part(tensors, "model."))
-    chosen = pick_device(device)
-    net.to(chosen).eval()
+    net.load_state_dict(part(tensors, "model."))
+    net.to(pick_device(device)).eval()
     return Fitted(
         model=net,
         history=tuple(told["history"]),
         steps=told["step"],
         rows=told["rows"],
         device=told["device"],
-        complete=not cut,
+        complete=told["complete"],
     )
 
 
@@ -234,124 +208,10 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-class _Run:
-    """What a run carries from step to step and through a kill: network, optimiser, generator, history."""
-
-    def __init__(
-        self,
-        model: ModelConfig,
-        training: TrainingConfig,
-        seed: int,
-        rows: Rows,
-        plan: Plan,
-        folder: Path,
-        device: torch.device,
-    ) -> None:
-        self.folder, self.device, self.rows, self.features = folder, device, len(rows), rows.n_features
-        self.net = initial(model, rows.n_features, seed).to(device)
-        self.optimizer = optimizer_for(training, self.net)
-        self.masks = torch.Generator(device).manual_seed(seed + 1)
-        self.net.draw_masks_from(self.masks)
-        self.identity = _identity(model, training, seed, rows, plan.steps)
-        self.step, self.history, self.finished = 0, list[dict[str, Any]](), False
-        for name in (FINISHED, CHECKPOINT):
-            if (folder / name).exists() and not self.finished:
-                self._go_on_from(folder / name)
-
-    @property
-    def seconds(self) -> float:
-        """Spent so far [s], killed runs included."""
-        return float(self.history[-1]["seconds"]) if self.history else 0.0
-
-    def keep(self, step: int, entry: dict[str, Any]) -> None:
-        """Write everything as one file, so that no two generations can mix."""
-        self.step = step
-        self.history.append({"epoch": len(self.history) + 1} | entry)
-        tensors = _weights(self.net) | {"masks": self.masks.get_state()}
-        for i, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{i}.{name}": value for name, value in state.items()}
-        self._write(CHECKPOINT, tensors)
-
-    def finish(self) -> Fitted:
-        """Write the weights for good; from now on this folder is loaded and not trained again."""
-        self._write(FINISHED, _weights(self.net))
-        (self.folder / CHECKPOINT).unlink(missing_ok=True)
-        return self.fitted()
-
-    def cut(self, stage: str) -> Fitted:
-        """What the last whole epoch gave; its checkpoint stays, so a later run goes on from there."""
-        if not self.history:
-            raise OutOfTimeError(f"{stage}: not one epoch could be finished in the time that is left")
-        self._go_on_from(self.folder / CHECKPOINT)
-        return dataclasses.replace(self.fitted(), complete=False)
-
-    def fitted(self) -> Fitted:
-        self.net.eval()
-        history = tuple(self.history)
-        return Fitted(model=self.net, history=history, steps=self.step, rows=self.rows, device=str(self.device))
-
-    def _go_on_from(self, path: Path) -> None:
-        try:
-            tensors, told = _read(path)
-        except TrainingError:
-            return  # damaged: what it held is computed again
-        if told["identity"] != self.identity:
-            return  # of another configuration or other rows
-        if path.name == CHECKPOINT and torch.device(told["device"]).type != self.device.type:
-            return  # another kind of device draws its masks in another way
-        self.net.load_state_dict(_part(tensors, "model."))
-        self.step, self.history, self.finished = told["step"], told["history"], path.name == FINISHED
-        if not self.finished:
-            self.masks.set_state(tensors["masks"])
-            state: dict[int, dict[str, Tensor]] = {}
-            for name, tensor in _part(tensors, "optimizer.").items():
-                number, key = name.split(".")
-                state.setdefault(int(number), {})[key] = tensor
-            groups = self.optimizer.state_dict()["param_groups"]
-            self.optimizer.load_state_dict({"state": state, "param_groups": groups})
-
-    def _write(self, name: str, tensors: dict[str, Tensor]) -> None:
-        from safetensors.torch import save
-
-        from eraflow.store import write_atomically
-
-        told = {
-            "format": FORMAT,
-            "identity": self.identity,
-            "step": self.step,
-            "rows": self.rows,
-            "features": self.features,
-            "device": str(self.device),
-            "history": self.history,
-        }
-        self.folder.mkdir(parents=True, exist_ok=True)
-        stored = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-        write_atomically(self.folder / name, save(stored, {"eraflow": json.dumps(told)}))
-
-
-class _Exam:
-    """Loss and mean Spearman by era on the hold-out; ranks of the target are prepared once."""
-
-    def __init__(self, holdout: Rows, training: TrainingConfig) -> None:
-        self.rows = holdout.labelled().by_era()
-        if not len(self.rows):
-            raise TrainingError("the hold-out must have rows with a target, however none has one; give newer data")
-        self.loss_of = LOSSES[training.loss]
-        self.sizes = np.unique(self.rows.era_M, return_counts=True)[1].tolist()
-        self.spearman = PreparedSpearman(self.rows.target_M, self.rows.era_M)
-
-    def of(self, net: Mlp) -> dict[str, Any]:
-        prediction_M = predict([net], self.rows)[0]
-        if not np.isfinite(prediction_M).all():
-            raise TrainingError(
-                "predictions of the hold-out must be finite, however the training diverged; lower"
-                " training.learning_rate; the last whole epoch's checkpoint is kept"
-            )
-        loss = self.loss_of(torch.from_numpy(prediction_M), torch.from_numpy(self.rows.target_M), self.sizes).item()
-        scored = (score_E := self.spearman(prediction_M)[1])[~np.isnan(score_E)]
-        mean = float(scored.mean()) if len(scored) else None
-        known = loss if math.isfinite(loss) else None
-        return {"validation_loss": known, "spearman_mean": mean, "undefined": len(score_E) - len(scored)}
+def members_at_once(rows: Rows, model: ModelConfig, training: TrainingConfig, members: int) -> int:
+    """How many of `members` the device's memory takes in one pass over `rows`. Raises as `fit` does."""
+    device, rows = pick_device(training.device), _usable(rows, training)
+    return members_that_fit(model, rows.n_features, members, Plan(rows, training, None), training, device)
 
 
 def _usable(rows: Rows, training: TrainingConfig) -> Rows:
@@ -361,31 +221,41 @@ def _usable(rows: Rows, training: TrainingConfig) -> Rows:
     return kept if training.eras_per_step is None else kept.by_era()
 
 
-def _identity(model: ModelConfig, training: TrainingConfig, seed: int, rows: Rows, steps: int) -> str:
-    """A hash of all that decides the weights, so that a checkpoint of anything else is not gone on from."""
-    decides = {k: v for k, v in dataclasses.asdict(training).items() if k not in ("device", "refit", "seed")}
-    text = json.dumps([FORMAT, dataclasses.asdict(model), decides, seed, steps, rows.digest()], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _weights(net: Mlp) -> dict[str, Tensor]:
-    return {f"model.{name}": tensor for name, tensor in net.state_dict().items()}
-
-
-def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            told = json.loads(file.metadata()["eraflow"])
-            if told["format"] != FORMAT:
-                raise ValueError(f"format {told['format']}, not {FORMAT}")
-            return {name: file.get_tensor(name) for name in file.keys()}, told  # noqa: SIM118 - no mapping
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+def _require_fit(
+    plan: Plan, model: ModelConfig, training: TrainingConfig, n_features: int, members: int, device: torch.device
+) -> None:
+    if plan.smallest < 2 and (model.batch_norm or model.input_norm):
         raise TrainingError(
-            f"{path} must hold a trained network, however it cannot be read ({error}); train again"
-        ) from error
+            "batch norm needs two rows in each step, however one step has a single row; set training.drop_last=true"
+            " or another training.batch_size"
+        )
+    fitting = members_that_fit(model, n_features, members, plan, training, device)
+    if fitting < members:
+        raise TrainingError(
+            f"members trained in one pass must fit into the memory of device {device}, however {members} do not;"
+            f" {fitting} would, one group after the other"
+        )
+
+
+def _fitted(run: Run, *, complete: bool = True) -> list[Fitted]:
+    return [
+        Fitted(
+            model=net.eval(),
+            history=tuple(entries[m] for entries in run.epochs),
+            steps=run.step,
+            rows=run.rows,
+            device=str(run.device),
+            complete=complete,
+        )
+        for m, net in enumerate(run.nets)
+    ]
+
+
+def _identities(
+    model: ModelConfig, training: TrainingConfig, seeds: Sequence[int], rows: Rows, steps: int
+) -> list[str]:
+    """For each member a hash of all that decides its weights, so that a file of anything else is not gone on from."""
+    decides = {name: value for name, value in dataclasses.asdict(training).items() if name not in ("device", "refit")}
+    common = [FORMAT, dataclasses.asdict(model), decides, steps, rows.digest()]
+    texts = [json.dumps([*common, seed], sort_keys=True) for seed in seeds]
+    return [hashlib.sha256(text.encode()).hexdigest() for text in texts]

@@ -225,6 +225,8 @@ class _Watch:
             did = f"the round could not be played: {done.message}"
             self._ring(replace(_blind(None, done), round=watched.round, title=f"eraflow: {did}"))
             return replace(watched, did=(*watched.did, did))
+        if done.round is None and _is_over(done):
+            return replace(watched, is_safe=True, did=(*watched.did, "no round is open after all"))
         from eraflow.tell import tell
 
         tell(self.request, done)

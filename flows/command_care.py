@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import select
 import shutil
 import sys
 import time
@@ -159,9 +160,20 @@ def _print_changes() -> Callable[[Status, str], None]:
     def put(found: Status, text: str) -> None:
         from dataclasses import replace
 
+        _require_reader()
         if not before or replace(before[0], now_utc=found.now_utc) != found:
             before[:] = [found]
             sys.stdout.write(f"{text}\n\n")
             sys.stdout.flush()
 
     return put
+
+
+def _require_reader() -> None:
+    """Raises `BrokenPipeError` once nobody reads what is printed: with nothing new to write it would not be noticed."""
+    if not hasattr(select, "poll"):  # Windows
+        return
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    if any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0)):
+        raise BrokenPipeError

@@ -77,22 +77,19 @@ def local_tournament(
 
 @contextmanager
 def pointed_at(environ: MutableMapping[str, str], tournament: LocalTournament) -> Iterator[None]:
-    """The environment with the local tournament's address and keys in place of the real ones."""
-    values = {
-        "ERAFLOW_API_URL": tournament.url,
-        "NUMERAI_PUBLIC_ID": tournament.public_id,
-        "NUMERAI_SECRET_KEY": tournament.secret_key,
-    }
-    before = {name: environ.get(name) for name in values}
-    environ.update(values)
+    """The environment with the local tournament's address and keys in place of the real ones.
+
+    Without a Prefect server either: there the rehearsed week would take the place of the real one.
+    """
+    names = ("ERAFLOW_API_URL", "NUMERAI_PUBLIC_ID", "NUMERAI_SECRET_KEY", "PREFECT_API_URL")
+    before = {name: environ.pop(name) for name in names if name in environ}
+    environ.update(zip(names, (tournament.url, tournament.public_id, tournament.secret_key), strict=False))
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                environ.pop(name, None)
-            else:
-                environ[name] = value
+        for name in names:
+            environ.pop(name, None)
+        environ.update(before)
 
 
 def serve_tournament(

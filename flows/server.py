@@ -103,6 +103,11 @@ class Guard:
         self._application = application
         self._origins = {origin.encode() for origin in origins(port)}
         self._hosts = {origin.removeprefix(b"http://") for origin in self._origins}
+        # The dashboard would ask a company's address how to record its user, whatever the analytics setting says.
+        own = " ".join(f"{origin} {origin.replace('http', 'ws', 1)}" for origin in origins(port))
+        # No other page may show the dashboard inside itself and have its buttons clicked.
+        policy = f"connect-src 'self' {own}; frame-ancestors 'self'"
+        self._headers = [(b"content-security-policy", policy.encode()), (b"x-frame-options", b"SAMEORIGIN")]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -110,7 +115,15 @@ class Guard:
         elif complaint := self._complaint(scope):
             await _refuse(scope, send, complaint)
         else:
-            await self._application(scope, receive, _unframed(send))
+            await self._application(scope, receive, self._with_headers(send))
+
+    def _with_headers(self, send: Send) -> Send:
+        async def sent(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message.get("headers", ()), *self._headers]}
+            await send(message)
+
+        return sent
 
     def _complaint(self, scope: Scope) -> str | None:
         headers = [(bytes(name).lower(), bytes(value).strip().lower()) for name, value in scope["headers"]]
@@ -136,17 +149,6 @@ async def _refuse(scope: Scope, send: Send, complaint: str) -> None:
     headers = [(b"content-type", b"text/plain"), (b"content-length", str(len(text)).encode())]
     await send({"type": "http.response.start", "status": 403, "headers": headers})
     await send({"type": "http.response.body", "body": text})
-
-
-def _unframed(send: Send) -> Send:
-    """No other page may show the dashboard inside itself and have its buttons clicked."""
-
-    async def sent(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            message = {**message, "headers": [*message.get("headers", ()), (b"x-frame-options", b"SAMEORIGIN")]}
-        await send(message)
-
-    return sent
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TypeVar
 
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.artifacts import Artifact, create_markdown_artifact, create_table_artifact
+from prefect.client.schemas.objects import Artifact as ArtifactResponse
 from prefect.settings import PREFECT_API_URL
 
 from eraflow import dashboard
@@ -26,6 +27,7 @@ from eraflow.request import Request
 from eraflow.result import ModelReport, RoundResult
 from eraflow.rounds import Round
 from eraflow.store import Store
+from eraflow.verdict import verdict
 from tasks.health import answers
 
 logger = logging.getLogger("eraflow")
@@ -53,8 +55,17 @@ def week_begins(request: Request, opened: Round) -> None:
 
 
 def week_ends(request: Request, result: RoundResult) -> None:
-    """Key `week`, when the run is over, unless it knows less than those before."""
-    _put("week", lambda: dashboard.week_ends(request, result, datetime.now(UTC)))
+    """Key `week`, when the run is over, unless it knows less than those before, or nothing new.
+
+    Most attempts find everything done; a picture from each would cost half a second, and most of the database.
+    """
+
+    def find() -> Answer | None:
+        if dashboard.is_repetition(result) and _newest_sentence("week") == verdict(result).sentence:
+            return None
+        return dashboard.week_ends(request, result, datetime.now(UTC))
+
+    _put("week", find)
 
 
 def data(request: Request, files: Files) -> None:
@@ -82,6 +93,11 @@ def checks(result: RoundResult) -> None:
     ]
     passed = f"{sum(c.passed for _, c in judged)} of {len(judged)} checks passed, round {result.round}"
     show("artifact checks", lambda: create_table_artifact(table=rows, key="checks", description=passed))
+
+
+def _newest_sentence(key: str) -> str | None:
+    found = Artifact.get(key)
+    return found.description if isinstance(found, ArtifactResponse) else None
 
 
 def _put(what: str, find: Callable[[], Answer | None]) -> None:

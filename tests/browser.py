@@ -104,8 +104,11 @@ class Browser:
         return Page(self, session, width=width, height=height)
 
     def stop(self) -> None:
-        """End it with everything that it started."""
+        """End it with everything that it started; asked to, it ends its own children and leaves none to others."""
         if socket := getattr(self, "_socket", None):
+            with suppress(Exception):  # it may have gone, or hang
+                self.call("Browser.close")
+                self._process.wait(5)
             socket.close()
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
@@ -150,7 +153,8 @@ class Page:
         def holds() -> bool:
             nonlocal found
             try:
-                found = self.evaluate(expression)
+                # An element of the page is there or not; its value has no end.
+                found = self.evaluate(f"(found => found instanceof Object ? true : found)({expression})")
             except RuntimeError as error:  # the page it was asked of has just gone, or has no body yet
                 found = None
                 if "context" not in str(error) and "TypeError" not in str(error):

@@ -110,7 +110,7 @@ class Outcome:
         """A line of the table."""
         came = "never" if self.after_s is None else f"{self.after_s:.0f} s"
         taken = ", ".join(sorted({str(count) for count in self.accepted.values()})) or "0"
-        told = "; ".join(f"{title}{f' (×{n})' if n > 1 else ''}" for title, n in Counter(self.alarms).items())
+        told = "; ".join(f"{title}{f' ({n} times)' if n > 1 else ''}" for title, n in Counter(self.alarms).items())
         cells = [self.outage, self.happened, came, duration_text(self.left_s), ", ".join(self.sources), taken, told]
         return "| " + " | ".join(cell or "none" for cell in cells) + " |"
 
@@ -243,6 +243,8 @@ class World:
 
     def ask(self, what: str, body: Mapping[str, Any]) -> Any:
         answer = requests.post(f"{self.api_url}/{what}", json=body, timeout=20)
+        while answer.status_code == 503:  # its database was locked; every client of Prefect's asks again
+            answer = requests.post(f"{self.api_url}/{what}", json=body, timeout=20)
         answer.raise_for_status()
         return answer.json()
 
@@ -259,14 +261,14 @@ class World:
 
     def open_next_round(self, delay_s: float = 0.0) -> int:
         """Open it; from here on alarms and submissions are this round's."""
-        self._heard = len(self.bell.heard)
+        self.forget_alarms()
         number = self.local.open_next_round(delay_s=delay_s)
         self.look_at_round()
         return number
 
     def announce_next_round(self, *, delay_s: float, lead_s: float) -> int:
         """Move the clock to `lead_s` [s] before the noon at which the next round should open, but will this late."""
-        self._heard = len(self.bell.heard)
+        self.forget_alarms()
         number = self.local.delay_next_round(delay_s)
         # Nobody outside is told of a round before it opens.
         core = self.local._core
@@ -279,6 +281,10 @@ class World:
     def opens_in_s(self) -> float:
         """Until the round that was announced last really opens [s]."""
         return (self.opens_at_utc - self.local.now_utc()).total_seconds()
+
+    def forget_alarms(self) -> None:
+        """What was raised so far belongs to something else."""
+        self._heard = len(self.bell.heard)
 
     def look_at_round(self) -> int:
         """From here on the deadline is that of the round that is open."""
@@ -310,8 +316,9 @@ class World:
         return {a.slot for a in self.attempts(number) if a.state == "verified"} == set(self.slots)
 
     def outcome(
-        self, outage: str, happened: str, number: int, since_s: float, *, patience_s: float = PATIENCE_S
-    ) -> Outcome:
+        self, outage: str, happened: str, number: int, since_s: float, *, patience_s: float = PATIENCE_S,
+        settle_s: float = PATIENCE_S,
+    ) -> Outcome:  # fmt: skip
         """Wait for the receipts of a round, and for whoever is still at work; what became of it since `since_s`."""
         after_s: float | None = None
         with suppress(AssertionError):
@@ -320,7 +327,8 @@ class World:
         left_s = self.left_s()
         # Whoever is still at work may send twice or raise an alarm: that counts too.
         at_work = set(self.processes(FLOW))
-        wait_until(lambda: not at_work & set(self.processes(FLOW)), PATIENCE_S)
+        with suppress(AssertionError):
+            wait_until(lambda: not at_work & set(self.processes(FLOW)), settle_s)
         made = [one for one in self.local.accepted(number) if not one.carried_over]
         return Outcome(
             outage=outage,

@@ -148,3 +148,13 @@ def test_the_week_is_seen_to_be_safe_in_light_and_in_dark(
 def test_no_page_raised_an_error(page: Page) -> None:
     """Prefect's pages ask for icons that are not there, and for an address outside this machine; no more than that."""
     assert [text for text in page.errors() if not text.startswith("Failed to load resource")] == []
+
+
+@pytest.mark.parametrize(("ci", "outcome"), [("", pytest.skip.Exception), ("true", pytest.fail.Exception)])
+def test_a_missing_browser_is_said_and_fails_on_ci(
+    ci: str, outcome: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setenv("CI", ci)
+    with pytest.raises(outcome, match="no browser is installed"), browser():
+        pass

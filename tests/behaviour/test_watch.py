@@ -188,6 +188,19 @@ def test_a_tournament_that_is_down_rings_too(
     assert "eraflow: whether round 1401 is safe cannot be asked, " in "\n".join(bell.told)
 
 
+def test_a_tournament_that_comes_back_without_an_open_round_ends_well(
+    week: Week, configured: Callable[[Week], Check], bell: Bell
+) -> None:
+    week.local.close_round()
+    week.local.move_clock(7200)
+    # As many as one query is tried.
+    week.local.faults.add(Fault(where="any query", what="status", code=503, times=5))
+    watched = configured(week)()
+    assert (watched.exit_code, watched.is_safe) == (1, True)
+    assert watched.did[-1] == "no round is open after all"
+    assert bell.told == ["eraflow: whether this week is safe cannot be asked"]
+
+
 def test_what_the_ledger_knows_is_verified_needs_no_answer(
     week: Week, configured: Callable[[Week], Check], bell: Bell, monkeypatch: pytest.MonkeyPatch
 ) -> None:

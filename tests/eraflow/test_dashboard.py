@@ -10,7 +10,16 @@ from pathlib import Path
 import pytest
 
 from eraflow import dashboard
-from eraflow.dashboard import data_answer, known_receipts, model, scores, week_answer, week_begins, week_ends
+from eraflow.dashboard import (
+    data_answer,
+    is_repetition,
+    known_receipts,
+    model,
+    scores,
+    week_answer,
+    week_begins,
+    week_ends,
+)
 from eraflow.inventory import Held, Inventory
 from eraflow.ledger import Ledger
 from eraflow.request import Request, make_request
@@ -130,6 +139,15 @@ def test_a_day_without_a_round_changes_nothing_unless_one_was_waited_for(request
 
 def test_a_run_that_submits_nothing_says_nothing_of_the_week(request_: Request) -> None:
     assert week_ends(replace(request_, submit=False), round_of(skipped()), EARLY) is None
+
+
+def test_only_a_run_that_found_everything_done_is_a_repetition() -> None:
+    there = sent("main", status="already-submitted")
+    assert is_repetition(round_of(there))
+    assert not is_repetition(round_of(there, sent("second")))
+    assert not is_repetition(round_of(there, failed("second")))
+    assert not is_repetition(round_of(there, error=ERROR))
+    assert not is_repetition(round_of())
 
 
 def test_an_unreadable_ledger_hides_no_failure(request_: Request) -> None:

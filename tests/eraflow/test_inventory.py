@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from eraflow import inventory
-from eraflow.files import Files, adopt_files
+from eraflow.files import File, Files, adopt_files
 from eraflow.inventory import Held, change_text, take
 from eraflow.store import Store
 
@@ -80,7 +80,12 @@ def test_what_changed_is_told_by_rows_eras_and_columns(folder: Path, store: Stor
 def test_a_file_with_known_bytes_is_not_read_again(folder: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     take(files_of(folder, store, 1401), store)
     read: list[str] = []
-    monkeypatch.setattr(inventory, "_look_into", lambda file: read.append(file.name) or replace(HELD, name=file.name))
+
+    def look_into(file: File) -> Held:
+        read.append(file.name)
+        return replace(HELD, name=file.name)
+
+    monkeypatch.setattr(inventory, "_look_into", look_into)
     (folder / "features.json").write_text((folder / "features.json").read_text() + "\n")
     take(files_of(folder, store, 1402), store)
     assert read == ["features.json"]

@@ -70,7 +70,7 @@ def test_an_artifact_that_fails_is_one_line_and_nothing_else(tried: Tried) -> No
 
 
 def test_each_recipe_has_a_key_of_its_own_whatever_its_name(artifacts: dict[str, dict[str, Any]]) -> None:
-    assert set(artifacts) == {"model-simple-mlp", "model-my-recipe-2", "scores"}
+    assert set(artifacts) == {"model-simple-mlp", "model-my-recipe-2", "week", "scores"}
     assert {one["type"] for one in artifacts.values()} == {"markdown"}
 
 
@@ -85,6 +85,14 @@ def test_a_model_has_its_pictures_and_its_figures(artifacts: dict[str, dict[str,
     assert [one[:8] for one in pictures] == [b"\x89PNG\r\n\x1a\n"] * 2
     assert "| mean era Spearman | 0.0200 |" in text
     assert "| Sharpe | undefined |" in text
+
+
+def test_a_safe_week_is_not_said_again_by_runs_that_did_nothing(tried: Tried, prefect_server: PrefectServer) -> None:
+    filters = {"flow_run_id": {"any_": [tried.found["run"]]}, "key": {"any_": ["week"]}}
+    weeks = prefect_server.read("artifacts", artifacts=filters, sort="CREATED_DESC")
+    said = [one["description"].partition(":")[0] for one in reversed(weeks)]
+    safe, unsafe = "Round 1432 is safe", "Round 1432 is not safe"
+    assert said == [safe, unsafe, unsafe, safe]
 
 
 def test_a_run_is_named_by_its_round_and_how_many_were_there_before(

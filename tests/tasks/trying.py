@@ -17,8 +17,9 @@ from typing import Any
 from unittest.mock import patch
 
 from eraflow.progress import silent
+from eraflow.request import make_request
 from flows import prefect_home
-from tests.eraflow.made_up import model_of
+from tests.eraflow.made_up import failed, model_of, round_of, sent
 
 
 def main(home: Path) -> None:
@@ -144,13 +145,17 @@ def harmless() -> list[object]:
 
 
 def shown(home: Path) -> None:
-    """The artifacts of two models, of which one has an odd name, of one that has gone, and of scores."""
+    """The artifacts of two models, of which one has an odd name, of one that has gone, of weeks and of scores."""
     from tasks import artifacts
 
     report = model_of(home / "models" / "simple-mlp-1")
     artifacts.model(report)
     artifacts.model(replace(report, recipe="My Recipe_2"))
     artifacts.model(replace(report, recipe="gone", folder=home / "nowhere"))
+    request = make_request(home=home, slots=["main"], recipe="simple-mlp")
+    done = round_of(sent("main", status="already-submitted"))
+    for result in (done, done, round_of(failed("main")), round_of(failed("main")), done, done):
+        artifacts.week_ends(request, result)
     artifacts.scores("Round 1430: 0.0123", "| round |\n|---|\n| 1430 |", None)
 
 

@@ -1,5 +1,5 @@
 """Outages in which time runs out: nothing runs, the round is late, the tournament is away, training is slow; see
-`outages`.
+`benchmarks/outages.py`.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ def all_down(folder: Path) -> Iterator[Outcome]:
 
 def by_the_timer(world: World, outage: str, number: int) -> Outcome:
     """What `eraflow status --check` does about it, started as the system's timer does."""
+    world.forget_alarms()
     since_s = time.monotonic()
     done = world.command("status", "--check")
     happened = f"`eraflow status --check`, exit code {done.returncode}"

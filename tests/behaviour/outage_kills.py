@@ -1,4 +1,5 @@
-"""Outages in which something is killed, closed or taken away while a run is at work; see `outages`."""
+"""Outages in which something is killed, closed or taken away while a run is at work; see
+`benchmarks/outages.py`."""
 
 from __future__ import annotations
 
@@ -13,8 +14,8 @@ from pathlib import Path
 
 from eraflow.rehearsal import Fault
 from eraflow.training import CHECKPOINT
-from benchmarks.outage_time import by_the_timer
 from tests.behaviour.outage import FLOW, OVER, SERVER, SERVING, Outcome, World, nobody_answers, reached
+from tests.behaviour.outage_time import by_the_timer
 from tests.real_prefect import ROOT, wait_until
 
 # So often a run is due in these scenes; the pinned schedules say every few hours [s].
@@ -28,7 +29,7 @@ class Place:
     """Where in a run its process is killed."""
 
     stage: str
-    reached: Callable[[World, int], bool] = lambda world, number: True
+    reached: Callable[[World, int], bool] = lambda _world, _number: True
     """What must hold, besides `fault` having struck."""
     fault: Fault | None = None
 
@@ -121,9 +122,10 @@ def server_dead_for_good(folder: Path) -> Iterator[Outcome]:
         world.kill(SERVER)
         with nobody_answers(world.port):
             since_s = time.monotonic()
-            yield world.outcome("server dead for good in mid-run", "the same run goes on", number, since_s)
-            number = world.open_next_round()
+            # Once its round is over the run still tries to tell the server; nobody waits for that.
+            yield world.outcome("server dead for good in mid-run", "the same run goes on", number, since_s, settle_s=5)
             world.kill(FLOW)
+            number = world.open_next_round()
             yield by_the_timer(world, "server dead for good, no run at work", number)
 
 
@@ -200,7 +202,7 @@ def two_at_once(folder: Path) -> Iterator[Outcome]:
         since_s = time.monotonic()
         with ThreadPoolExecutor() as pool:
             done = list(pool.map(lambda _: world.command("weekly"), range(2)))
-        told = "exit codes {0.returncode} and {1.returncode}".format(*done)
+        told = f"exit codes {' and '.join(str(one.returncode) for one in done)}"
         yield world.outcome("two `eraflow weekly` at the same instant", told, number, since_s)
 
 

@@ -1,0 +1,107 @@
+"""How much memory a run of the loop takes, and what would fit where there is less.
+
+Shape letters: B batch, F features, H hidden, K members.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from eraflow.errors import TrainingError
+from eraflow.models import ModelConfig
+
+if TYPE_CHECKING:
+    from eraflow.rows import Plan
+    from eraflow.training import TrainingConfig
+
+# The rest is for the matrices' pages, for the examination of the hold-out and for other processes.
+SHARE = 0.8
+
+MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
+
+
+def bytes_a_row(model: ModelConfig, n_features: int, members: int) -> int:
+    """What one more row in a step takes in the buffers of `members` and `rows.Batches` [bytes]."""
+    floats, kept = sum(model.hidden) + 1, 0  # what each linear layer gives
+    for units in model.hidden:
+        floats += units if model.activation == "silu" or not model.batch_norm else 0  # its way back
+        floats += 2 * units if model.batch_norm else 0
+        kept += units if model.dropout else 0
+    return n_features * (4 + 1) + members * (4 * floats + kept)
+
+
+def bytes_of_weights(model: ModelConfig, n_features: int, members: int) -> int:
+    """Weights, slopes and moments, and a checkpoint while it is written [bytes]."""
+    parameters = sum((n_in + 1) * n_out for n_in, n_out in pairwise([n_features, *model.hidden, 1]))
+    parameters += 2 * sum(model.hidden) if model.batch_norm else 0
+    parameters += n_features * (2 + model.hidden[0]) if model.input_norm else 0
+    return members * parameters * 4 * (4 + 2 * 3)
+
+
+def members_that_fit(
+    model: ModelConfig, n_features: int, members: int, plan: Plan, training: TrainingConfig, device: torch.device
+) -> int:
+    """How many of `members` are to be trained in one pass: all, or fewer where that does not fit into memory.
+
+    Raises `TrainingError` where not even one fits, with the batch that would.
+    """
+    free = free_bytes(device)
+    if free is None:
+        return members
+    usable = round(SHARE * free)
+    for wanted in range(members, 0, -1):
+        if (
+            bytes_of_weights(model, n_features, wanted) + plan.largest * bytes_a_row(model, n_features, wanted)
+            <= usable
+        ):
+            return wanted
+    left = usable - bytes_of_weights(model, n_features, 1)
+    rows = max(0, left) // bytes_a_row(model, n_features, 1)
+    needed = bytes_of_weights(model, n_features, 1) + plan.largest * bytes_a_row(model, n_features, 1)
+    raise TrainingError(
+        f"a step of {plan.largest:,} rows of {n_features} features must fit into the memory of device {device}, however"
+        f" it takes {_size(needed)} of {_size(usable)} that may be used; {_advice(rows, plan, training)}"
+    )
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Memory that is free on the device now, a container's limit included; None where nobody tells [bytes]."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    if device.type != "cpu":
+        return None
+    free = _kilobytes(MEMINFO, "MemAvailable:")
+    if free is None:
+        return None
+    limit, used = _text(CGROUP / "memory.max"), _kilobytes(CGROUP / "memory.stat", "anon ", unit=1)
+    return min(free, int(limit) - used) if limit.isdigit() and used is not None else free
+
+
+def _advice(rows: int, plan: Plan, training: TrainingConfig) -> str:
+    if training.eras_per_step is None:
+        fits = f"training.batch_size={rows}" if rows else ""
+    else:
+        eras = rows * plan.a_step // plan.largest
+        fits = f"training.eras_per_step={eras}" if eras else ""
+    other = "a smaller data.feature_set or model.hidden"
+    return f"{fits} would fit, and so may {other}" if fits else f"set {other}"
+
+
+def _kilobytes(path: Path, name: str, unit: int = 1024) -> int | None:
+    line = next((line for line in _text(path).splitlines() if line.startswith(name)), None)
+    return None if line is None else int(line.split()[1]) * unit
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+def _size(size_bytes: int) -> str:
+    return f"{size_bytes / 2**30:.2f} GiB"
