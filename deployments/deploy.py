@@ -42,8 +42,6 @@ if TYPE_CHECKING:
 WEEKLY_WAIT_S = 75 * 60.0
 # A late daily round stays open for an hour after its opening.
 DAILY_WAIT_S = 2 * 3600.0
-# A round whose window is shorter is one of the daily ones.
-LONGEST_DAILY_WINDOW = timedelta(hours=6)
 # One that was due longer ago than this, when nothing was served, is not made up for: the open round is caught up.
 OVERDUE = timedelta(minutes=1)
 LEFT_BEHIND = ("PENDING", "RUNNING", "CANCELLING")
@@ -192,9 +190,8 @@ def to_catch_up(configuration: Configuration) -> tuple[str, float] | None:
 
 
 def _deployment_for(opened: Round, configuration: Configuration) -> tuple[str, float] | None:
-    is_daily = opened.closes_at_utc - opened.opens_at_utc < LONGEST_DAILY_WINDOW
-    name, crons = ("daily", configuration.schedule.daily) if is_daily else ("weekly", configuration.schedule.weekly)
-    return (name, 0.0) if crons else None
+    name = "daily" if opened.is_daily else "weekly"
+    return (name, 0.0) if configuration.schedule.plays(opened) else None
 
 
 def _still_waiting(schedule: ScheduleConfig, latest: Round | None, now_utc: datetime) -> tuple[str, float] | None:

@@ -13,6 +13,8 @@ from datetime import UTC, datetime, timedelta
 
 # `Date` has whole seconds and an answer takes time to arrive; less than this is no difference.
 NOTICED_SKEW_S = 2.0
+# The weekly round is open for a day, the ones from Tuesday to Friday for an hour.
+SHORT_WINDOW = timedelta(hours=6)
 
 
 def system_now_utc() -> datetime:
@@ -55,6 +57,11 @@ class Round:
             moment = getattr(self, name)
             if moment is not None and moment.tzinfo is None:
                 raise ValueError(f"{name} of round {self.number} must carry a time zone, however {moment} has none")
+
+    @property
+    def is_daily(self) -> bool:
+        """One of those that are open for about an hour."""
+        return self.closes_at_utc - self.opens_at_utc < SHORT_WINDOW
 
     def left_s(self, now_utc: datetime) -> float:
         """Seconds until the on-time deadline; negative after it."""

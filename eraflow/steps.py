@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,7 +22,15 @@ from eraflow import fallback, recipes, trained
 from eraflow.budget import Budget, budget_for, budget_text, unlimited
 from eraflow.columns import Kind
 from eraflow.dataset import StoredDataset, decode, open_stored
-from eraflow.errors import ClosedError, DataError, InputError, TrainingError, TransientError
+from eraflow.errors import (
+    ClosedError,
+    DataError,
+    InputError,
+    OutOfTimeError,
+    StorageError,
+    TrainingError,
+    TransientError,
+)
 from eraflow.fallback import NoStandInError
 from eraflow.feature_sets import read_features_json
 from eraflow.files import File, Files, adopt_files, fetch_files, fetch_for_round, fetch_live
@@ -224,7 +235,7 @@ def train(request: Request, prepared: Prepared, budget: Budget, progress: Progre
     """
     logger.debug("training %s: %s", prepared.recipe.name, budget_text(budget))
     folder = Store.open(request.home).model_folder(prepared.model_id)
-    with exclusive(folder):
+    with _alone_in(folder, budget):
         fitted = trained.train(
             prepared.recipe,
             train=open_stored(prepared.train, prepared.features),
@@ -237,6 +248,20 @@ def train(request: Request, prepared: Prepared, budget: Budget, progress: Progre
             notes=prepared.notes,
         )
     return _told_of(fitted)
+
+
+@contextmanager
+def _alone_in(folder: Path, budget: Budget) -> Iterator[None]:
+    """Hold the folder's lock; a run that hangs with it does not hold up another one beyond its time."""
+    patience_s = None if math.isinf(budget.left_s) else max(0.0, budget.left_s)
+    with ExitStack() as held:
+        try:
+            held.enter_context(exclusive(folder, timeout_s=patience_s))
+        except StorageError as error:
+            if budget.is_over():
+                raise OutOfTimeError(f"another run is at work on {folder.name}, and there is no more time") from error
+            raise
+        yield
 
 
 def _told_of(fitted: Trained) -> ModelReport:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,8 +44,6 @@ LEDGER_LIMIT_S = 5.0
 UNKNOWN_LEFT_S = 3600.0
 # Beyond the deadline, for the read-back of what was sent just before it [s].
 READBACK_S = 120.0
-# A round whose window is shorter is one of the daily ones, where there is no time to train.
-SHORT_WINDOW = timedelta(hours=6)
 NO_ROUND = ("no-round", "round-closed")
 
 
@@ -140,6 +138,9 @@ class _Watch:
         missing = found.missing(self.request)
         if not missing:
             return _safe(found)
+        if not self._is_played(found.round):
+            did = f"round {found.round.number} is of a kind for which nothing is scheduled"
+            return Watched(round=found.round.number, was_safe=True, is_safe=True, did=(did,), exit_code=0)
         if found.left_s <= 0 and self.request.config.submission.late == "skip":
             return self._missed(found, missing)
         busy = in_progress(Store(self.home), found.round.number)
@@ -151,6 +152,12 @@ class _Watch:
             missing=missing, receipts=tuple(found.receipts.values()), told=told,
         )  # fmt: skip
         return watched if leave else self._after(watched, self._rescue(found.round, found.left_s))
+
+    def _is_played(self, opened: Round) -> bool:
+        try:
+            return read_configuration(self.request.config_file).schedule.plays(opened)
+        except EraflowError:
+            return True  # a file that has gone is no reason to be quiet
 
     def _unasked(self, error: EraflowError) -> Watched:
         """Nobody answered: the ledger may still know that all is well. Otherwise ring, and try all the same."""
@@ -192,7 +199,7 @@ class _Watch:
         return f"{first}; the newest good model is sent now, without Prefect"
 
     def _trains_first(self, opened: Round | None, left_s: float) -> bool:
-        if opened is None or opened.closes_at_utc - opened.opens_at_utc < SHORT_WINDOW:
+        if opened is None or opened.is_daily:  # an hour is no time to train
             return False
         return self.request.train and (left_s <= 0 or left_s > self.takeover_s)
 

@@ -18,6 +18,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from eraflow.config import build, read_toml
 from eraflow.errors import InputError
+from eraflow.rounds import Round
 from eraflow.submission import SubmissionConfig
 
 CONFIG_FILE = "weekly.toml"
@@ -77,6 +78,10 @@ class ScheduleConfig:
                     CronSim(cron, datetime.now(UTC))
                 except CronSimError as error:
                     raise ValueError(f"{name} must hold five-field crons, however {cron!r} is none: {error}") from None
+
+    def plays(self, opened: Round) -> bool:
+        """Whether rounds of this kind are played at all."""
+        return bool(self.daily if opened.is_daily else self.weekly)
 
 
 @dataclass(frozen=True, kw_only=True)

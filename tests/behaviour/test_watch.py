@@ -242,10 +242,18 @@ def test_after_the_deadline_the_miss_is_told_once(week: Week, configured: Callab
     assert week.sent() == []
 
 
+def test_a_kind_of_round_that_is_not_scheduled_is_nobodys_loss(
+    week: Week, configured: Callable[[Week], Check], bell: Bell
+) -> None:
+    watched = configured(week)("[schedule]", "weekly = []")
+    assert (watched.was_safe, watched.exit_code, bell.told) == (True, 0, [])
+    assert "nothing is scheduled" in watched.sentence
+
+
 def test_a_daily_round_is_sent_with_the_newest_model_first(
     week: Week, configured: Callable[[Week], Check], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("eraflow.watch.SHORT_WINDOW", timedelta(days=30))
+    monkeypatch.setattr("eraflow.rounds.SHORT_WINDOW", timedelta(days=30))
     watched = configured(week)("[fallback]", "min_spearman = -1.0")
     assert "the newest good model is sent now" in watched.sentence
 
