@@ -16,9 +16,10 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
-from benchmarks.on_time import Judged, judge, summary, table
+from benchmarks.on_time import Judged, Window, judge, summary, table
 from eraflow.errors import EraflowError
 from eraflow.ledger import Ledger
 from eraflow.rehearsal import MarketConfig
@@ -49,8 +50,12 @@ def play(world: World, *, rounds: int, every_s: float, window_s: float, due_ever
     with world.up(due_every_s):
         world.local.set_pace(every_s, window_s)
         seen = _rounds_as_told(world, rounds, every_s)
-    ledger = Ledger(Store.open(world.home).ledger_path, world.local.url)
-    return judge(seen, world.local, ledger, world.slots)
+    return judged_in(world, seen)
+
+
+def judged_in(world: World, rounds: Iterable[Window]) -> list[Judged]:
+    """What became of every slot of these rounds."""
+    return judge(rounds, world.local, Ledger(Store.open(world.home).ledger_path, world.local.url), world.slots)
 
 
 def _rounds_as_told(world: World, count: int, every_s: float) -> list[Round]:

@@ -114,8 +114,11 @@ def is_ours(result: RoundResult) -> bool:
 
 def _play(week: _Week, steps: Steps) -> None:
     request = week.request
+    # Waiting for a round outlasts a tournament that cannot be reached, asking for the slots does not.
+    opened = week.timed("round", steps.open_round, request) if request.wait_s and not request.offline else None
     slots = week.timed("round", steps.find_slots, request) if request.submit else {}
-    opened = None if request.offline else week.timed("round", steps.open_round, request)
+    if opened is None and not request.offline:
+        opened = week.timed("round", steps.open_round, request)
     week.opens(opened)
     if opened and not request.resubmit:
         for slot in slots.values():

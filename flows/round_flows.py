@@ -164,4 +164,6 @@ def _message(result: RoundResult) -> str:
     reasons = [f"{receipt.slot}: {receipt.error_message}" for receipt in result.receipts if receipt.exit_code]
     if result.error:
         reasons = [str(result.error["message"])]
+    if result.receipts and all(receipt.status == "already-submitted" for receipt in result.receipts):
+        reasons.append("this run sent nothing, as all of it was submitted before")
     return "; ".join([verdict(result).sentence, *reasons])

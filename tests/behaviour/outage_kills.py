@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eraflow.rehearsal import Fault
-from eraflow.training import CHECKPOINT
-from tests.behaviour.outage import FLOW, OVER, SERVER, SERVING, Outcome, World, nobody_answers, reached
+from tests.behaviour.outage import FLOW, OVER, PATIENCE_S, SERVER, SERVING, Outcome, World, nobody_answers, reached
 from tests.behaviour.outage_time import by_the_timer
-from tests.real_prefect import ROOT, wait_until
+from tests.real_prefect import ROOT, last_json, wait_until
 
 # So often a run is due in these scenes; the pinned schedules say every few hours [s].
 EVERY_S = 8.0
@@ -46,7 +45,7 @@ PLACES = (
     Place(stage="round", fault=Fault(where="query:rounds", what="hang")),
     Place(stage="download", fault=Fault(where="get:live.parquet", what="slow", n=4000)),
     Place(stage="dataset", reached=lambda world, number: _any(world, "data/*/decoded/.partial-*")),
-    Place(stage="training", reached=lambda world, number: _any(world, f"models/*/*/{CHECKPOINT}")),
+    Place(stage="training", reached=lambda world, number: _any(world, "models/**/checkpoint*")),
     Place(stage="prediction", reached=lambda world, number: _any(world, f"rounds/{number}/*predictions-*")),
     Place(stage="submission, while the bytes are sent", fault=Fault(where="put", what="hang")),
     Place(stage="submission, between PUT and create", fault=Fault(where="query:createSubmission", what="hang")),
@@ -68,14 +67,7 @@ def killed_in_each_stage(folder: Path) -> Iterator[Outcome]:
         yield _killed_while_waiting(world)
         for place in PLACES:
             number = world.open_next_round()
-            if place.fault:
-                world.local.faults.add(place.fault)
-            reached(
-                lambda place=place, number=number: (  # type: ignore[misc]
-                    (place.fault is None or place.fault in world.local.faults.struck) and place.reached(world, number)
-                )
-            )
-            yield _killed(world, place.stage, number)
+            yield _killed(world, place, number)
 
 
 def _killed_while_waiting(world: World) -> Outcome:
@@ -87,19 +79,28 @@ def _killed_while_waiting(world: World) -> Outcome:
     return world.outcome("run killed while it waits for the round", "the next attempt", number, since_s)
 
 
-def _killed(world: World, stage: str, number: int) -> Outcome:
-    assert not world.is_safe(number), f"the round was over before the run could be killed in {stage}"
-    world.kill(FLOW)
+def _killed(world: World, place: Place, number: int) -> Outcome:
+    kill_at(world, place, number)
     since_s = time.monotonic()
+    return world.outcome(f"run killed in the stage {place.stage}", "the next attempt", number, since_s)
+
+
+def kill_at(world: World, place: Place, number: int) -> None:
+    """Kill the next run as soon as it is there."""
+    fault = place.fault
+    if fault:
+        world.local.faults.add(fault)
+    reached(lambda: (fault is None or fault in world.local.faults.struck) and place.reached(world, number))
+    assert not world.is_safe(number), f"the round was over before the run could be killed in {place.stage}"
+    world.kill(FLOW)
     world.local.faults.clear()
-    return world.outcome(f"run killed in the stage {stage}", "the next attempt", number, since_s)
 
 
 def serving_killed(folder: Path) -> Iterator[Outcome]:
     """The serving process is killed in mid-run; `up` starts it again, and the run goes on meanwhile."""
     with World(folder) as world, world.up():
         # Longer than it takes to be restarted: the new one finds a run that it did not start.
-        number = _in_the_middle_of_a_run(world, 4 * SLOW_S)
+        number = in_the_middle_of_a_run(world, 4 * SLOW_S)
         world.kill(SERVING)
         since_s = time.monotonic()
         yield world.outcome("serving process killed in mid-run", "restarted by `up`", number, since_s)
@@ -109,7 +110,7 @@ def serving_killed(folder: Path) -> Iterator[Outcome]:
 def server_killed(folder: Path) -> Iterator[Outcome]:
     """The Prefect server is killed in mid-run; `up` starts it again."""
     with World(folder) as world, world.up():
-        number = _in_the_middle_of_a_run(world)
+        number = in_the_middle_of_a_run(world)
         world.kill(SERVER)
         since_s = time.monotonic()
         yield world.outcome("server killed in mid-run", "restarted by `up`", number, since_s)
@@ -118,15 +119,20 @@ def server_killed(folder: Path) -> Iterator[Outcome]:
 def server_dead_for_good(folder: Path) -> Iterator[Outcome]:
     """The server dies in mid-run and its port is taken by somebody who never answers, so that it cannot come back."""
     with World(folder) as world, world.up():
-        number = _in_the_middle_of_a_run(world)
-        world.kill(SERVER)
-        with nobody_answers(world.port):
-            since_s = time.monotonic()
-            # Once its round is over the run still tries to tell the server; nobody waits for that.
-            yield world.outcome("server dead for good in mid-run", "the same run goes on", number, since_s, settle_s=5)
-            world.kill(FLOW)
-            number = world.open_next_round()
-            yield by_the_timer(world, "server dead for good, no run at work", number)
+        yield from dead_for_good(world)
+
+
+def dead_for_good(world: World) -> Iterator[Outcome]:
+    """What becomes of the run that is at work then, and of the next round."""
+    number = in_the_middle_of_a_run(world)
+    world.kill(SERVER)
+    with nobody_answers(world.port):
+        since_s = time.monotonic()
+        # Once its round is over the run still tries to tell the server; nobody waits for that.
+        yield world.outcome("server dead for good in mid-run", "the same run goes on", number, since_s, settle_s=0)
+        world.kill(FLOW)
+        number = world.open_next_round()
+        yield by_the_timer(world, "server dead for good, and no run at work", number)
 
 
 def output_closed(folder: Path) -> Iterator[Outcome]:
@@ -175,7 +181,7 @@ def power_lost(folder: Path) -> Iterator[Outcome]:
     """Everything is killed at the same instant in mid-run, and `up` is started again."""
     with World(folder) as world:
         with world.up():
-            number = _in_the_middle_of_a_run(world)
+            number = in_the_middle_of_a_run(world)
             world.kill()
         world.local.faults.clear()
         since_s = time.monotonic()
@@ -184,29 +190,32 @@ def power_lost(folder: Path) -> Iterator[Outcome]:
 
 
 def two_at_once(folder: Path) -> Iterator[Outcome]:
-    """Two triggers at the same instant: of the deployment, of the command, of different deployments."""
+    """Two triggers at the same instant: of the deployment, of different deployments, of the command."""
     with World(folder) as world, world.up():
-        for outage, names in (
-            ("two triggers of `weekly`", ("weekly",) * 2),
-            ("`weekly` and `manual`", ("weekly", "manual")),
-        ):
-            number = world.open_next_round()
-            since_s = time.monotonic()
-            with ThreadPoolExecutor() as pool:
-                runs = list(pool.map(world.trigger, names))
-            wait_until(lambda runs=runs: all(world.run_of(run)["state_type"] in OVER for run in runs))  # type: ignore[misc]
-            states = [world.run_of(run)["state"] for run in runs]
-            told = ". ".join(f"{state['type'].lower()}: {state['message']}" for state in states)
-            yield world.outcome(f"{outage} at the same instant", told, number, since_s)
+        yield two_triggers(world, "weekly", "weekly")
+        yield two_triggers(world, "weekly", "manual")
         number = world.open_next_round()
         since_s = time.monotonic()
         with ThreadPoolExecutor() as pool:
-            done = list(pool.map(lambda _: world.command("weekly"), range(2)))
-        told = f"exit codes {' and '.join(str(one.returncode) for one in done)}"
-        yield world.outcome("two `eraflow weekly` at the same instant", told, number, since_s)
+            done = list(pool.map(lambda _: world.command("weekly", "--json"), range(2)))
+        told = [last_json(one.stdout)["rounds"][0]["submissions"][0]["status"] for one in done]
+        yield world.outcome("two `eraflow weekly` at the same instant", " / ".join(sorted(told)), number, since_s)
 
 
-def _in_the_middle_of_a_run(world: World, seconds: float = SLOW_S) -> int:
+def two_triggers(world: World, *names: str) -> Outcome:
+    """Open a round, and start a run of each of these deployments at the same instant."""
+    number = world.open_next_round()
+    since_s = time.monotonic()
+    with ThreadPoolExecutor() as pool:
+        runs = list(pool.map(world.trigger, names))
+    wait_until(lambda: all(world.run_of(run)["state_type"] in OVER for run in runs), PATIENCE_S)
+    states = [world.run_of(run)["state"] for run in runs]
+    told = " / ".join(sorted(f"{state['type'].lower()}: {state['message']}" for state in states))
+    what = f"`{names[0]}` twice" if len(set(names)) == 1 else " and ".join(f"`{name}`" for name in names)
+    return world.outcome(f"{what} at the same instant", told, number, since_s)
+
+
+def in_the_middle_of_a_run(world: World, seconds: float = SLOW_S) -> int:
     """Open a round, start a run, and wait until it is at a file that takes so long."""
     number = world.open_next_round()
     slow = world.slowed("validation.parquet", seconds)

@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from eraflow.rehearsal import MarketConfig
 from eraflow.rehearsal.timetable import observed_delays_s
-from tests.behaviour.outage import OVER, Outcome, World, reached
+from eraflow.rounds import duration_text
+from tests.behaviour.outage import OVER, PATIENCE_S, Outcome, World, reached
 from tests.real_prefect import wait_until
 
 HOUR_S = 3600.0
@@ -30,11 +32,14 @@ def all_down(folder: Path) -> Iterator[Outcome]:
         since_s = time.monotonic()
         with world.up():
             yield world.outcome("all down until an hour before the deadline", "`up` starts: caught up", number, since_s)
-    with World(folder / "timer") as world:
+    with World(folder / "timer", settings=ANY_MODEL) as world:
         number = world.open_next_round()
         world.move_to_left(HOUR_S)
-        yield by_the_timer(world, "`up` never started; an hour before the deadline the system's timer", number)
-        yield by_the_timer(world, "the same, and the timer comes again", number)
+        yield by_the_timer(world, "`up` never started, an hour left", number)
+        yield by_the_timer(world, "the same, the timer again", number)
+        number = world.open_next_round()
+        world.move_to_left(HOUR_S / 3)
+        yield by_the_timer(world, "`up` never started, 20 min left", number)
 
 
 def by_the_timer(world: World, outage: str, number: int) -> Outcome:
@@ -87,63 +92,87 @@ def _is_asked(world: World) -> None:
 
 
 def unreachable(folder: Path) -> Iterator[Outcome]:
-    """The tournament is unreachable for a third of the window."""
+    """The tournament is unreachable for a third of the window, of a weekly round and of daily ones."""
     with World(folder / "weekly") as world, world.up():
         number = world.open_next_round()
         world.local.stop()
-        run = world.trigger()
-        wait_until(lambda: world.run_of(run)["state_type"] in OVER, 300)
+        _is_over(world, world.trigger())
         world.local.move_clock(WEEKLY_WINDOW_S / 3)
         world.local.start()
         since_s = time.monotonic()
         world.trigger()
-        yield world.outcome(
-            "tournament unreachable for the first third of a weekly window", "the next attempt", number, since_s
-        )
+        yield world.outcome(f"{AWAY} weekly window, from the opening on", "the next attempt", number, since_s)
     with World(folder / "daily", weekly_only=False, settings=ANY_MODEL, schedule=BOTH) as world:
         _has_a_model(world)
         with world.up():
-            number = world.announce_next_round(delay_s=0.0, lead_s=2 * 60)
-            yield _away(world, number, before=False)
-            number = world.announce_next_round(delay_s=0.0, lead_s=2 * 60)
-            yield _away(world, number, before=True)
+            yield _away_while_waiting(world, began_before=True)
+            yield _away_while_waiting(world, began_before=False)
+            yield _away_in_mid_run(world)
 
 
-def _away(world: World, number: int, *, before: bool) -> Outcome:
-    """The tournament goes away before the daily run begins, or while it waits for the opening."""
-    if not before:
+AWAY = "tournament unreachable for a third of a"
+# So long it really is; the rest of the third passes at once. No single question is asked for as long [s].
+REALLY_AWAY_S = 150.0
+
+
+def _is_over(world: World, run: str) -> None:
+    wait_until(lambda: world.run_of(run)["state_type"] in OVER, 2 * PATIENCE_S)
+
+
+def _away_while_waiting(world: World, *, began_before: bool) -> Outcome:
+    """The tournament goes away when the run of a daily round has begun, or before it does."""
+    number = world.announce_next_round(delay_s=0.0, lead_s=2 * 60)
+    if began_before:
         world.trigger("daily")
         _is_asked(world)
     world.local.stop()
-    if before:
-        run = world.trigger("daily")
-        wait_until(lambda: world.run_of(run)["state_type"] == "RUNNING")
-        time.sleep(60)
+    if not began_before:
+        world.trigger("daily")
+    time.sleep(REALLY_AWAY_S)
     world.local.move_clock(world.opens_in_s() + DAILY_WINDOW_S / 3)
     world.local.start()
     since_s = time.monotonic()
-    world.look_at_round()
-    when = "from before the run begins" if before else "from the opening on"
-    outage = f"tournament unreachable for a third of a daily window, {when}"
-    return world.outcome(outage, "the same run", number, since_s)
+    assert world.look_at_round() == number
+    when = "while a run waits for the opening" if began_before else "from before the run begins"
+    return world.outcome(f"{AWAY} daily window, {when}", "the same run", number, since_s)
+
+
+def _away_in_mid_run(world: World) -> Outcome:
+    """The tournament goes away when a daily run has found its round: it gives up, and the timer makes up for it."""
+    number = world.open_next_round()
+    slow = world.slowed("live.parquet", 10.0)
+    run = world.trigger("daily")
+    reached(lambda: slow in world.local.faults.struck)
+    world.local.stop()
+    _is_over(world, run)
+    world.local.faults.clear()
+    world.local.move_clock(DAILY_WINDOW_S / 3)
+    world.local.start()
+    given_up = world.bell.titles()[-1]
+    found = by_the_timer(world, f"{AWAY} daily window, in mid-run", number)
+    return replace(found, alarms=(given_up, *found.alarms))
 
 
 def slow_recipe(folder: Path) -> Iterator[Outcome]:
     """Training would overrun the deadline: it is cut, or an older model is sent."""
-    settings = "[fallback]\nmin_spearman = -1\nreserve_s = 5\n"
+    reserve_s = 60
+    settings = f"[fallback]\nmin_spearman = -1\nreserve_s = {reserve_s}\n"
     with World(folder, recipe="era-pearson", market=LARGER, slots=ONE, settings=settings) as world, world.up():
-        number = world.open_next_round()
-        world.move_to_left(175)
-        since_s = time.monotonic()
-        world.trigger()
-        yield world.outcome("training too slow for what is left, no older model", "cut", number, since_s)
-        number = world.open_next_round()
-        assert world.command("weekly", "--recipe", "simple-mlp", "--model", *ONE).returncode == 0
-        number = world.open_next_round()
-        world.move_to_left(130)
-        since_s = time.monotonic()
-        world.trigger()
-        yield world.outcome("no time to train at all, with an older model", "replaced", number, since_s)
+        # Nothing is known yet of what prediction and submission take, so 120 s more are kept free.
+        yield _slow(world, "training too slow for what is left, no older model", "cut", reserve_s + 120 + 40)
+        world.open_next_round()
+        done = world.command("weekly", "--recipe", "simple-mlp", "--model", *ONE)
+        assert done.returncode == 0, done.stderr
+        yield _slow(world, "the same, with an older model that is better", "cut, then replaced", reserve_s + 40)
+        yield _slow(world, "no time to train at all, with an older model", "replaced", reserve_s + 2)
+
+
+def _slow(world: World, outage: str, happened: str, left_s: float) -> Outcome:
+    number = world.open_next_round()
+    world.move_to_left(left_s)
+    since_s = time.monotonic()
+    world.trigger()
+    return world.outcome(f"{outage} ({duration_text(left_s)})", happened, number, since_s)
 
 
 LATE: Mapping[str, Callable[[Path], Iterator[Outcome]]] = {

@@ -5,15 +5,20 @@ The long forms are `benchmarks/fifty_weeks.py` and `benchmarks/ten_rounds.py`.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from benchmarks.fifty_weeks import SLOTS, Weeks
 from benchmarks.on_time import judge, summary
+from benchmarks.ten_rounds import judged_in, world_in
 from eraflow.rehearsal import LocalTournament
+from eraflow.rounds import Round
+from eraflow.tournament import Tournament
 from tests.behaviour.conftest import TINY
 from tests.behaviour.week import Week
+from tests.real_prefect import wait_until
 
 
 def test_three_weeks_by_the_pinned_schedules_miss_no_slot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,3 +45,20 @@ def test_a_round_that_nobody_played_is_seen(tmp_path: Path, monkeypatch: pytest.
         judged = judge([missed], local, weeks.ledger, SLOTS)
     assert [one.wrong for one in judged] == ["0 submissions, of which 0 count"] * 2
     assert summary(judged).startswith("0 of 2 slots of 1 rounds have exactly one verified submission in time (2 -)")
+
+
+@pytest.mark.prefect_server
+def test_two_rounds_in_a_row_are_safe_without_anybody_starting_a_run(tmp_path: Path) -> None:
+    rounds: list[Round] = []
+    with world_in(tmp_path / "world") as world:
+        asked = Tournament.from_environment(world.environment)
+        with world.up(every_s=8.0):
+            for _ in range(2):
+                # The next one opens once this one is safe, so that no machine is too slow.
+                number = world.open_next_round()
+                rounds.append(asked.current_round())
+                wait_until(partial(world.is_safe, number))
+        judged = judged_in(world, rounds)
+    assert [one.number for one in rounds] == [rounds[0].number, rounds[0].number + 1]
+    assert [one for one in judged if one.wrong] == []
+    assert len(judged) == 2 * len(world.slots)

@@ -114,6 +114,7 @@ def test_every_step_is_a_task_run_that_tells_its_slot_or_recipe(
     runs = prefect_server.read("task_runs", flow_runs={"id": {"any_": [safe_run["id"]]}})
     assert {one["state"]["type"] for one in runs} == {"COMPLETED"}
     assert sorted(one["name"] for one in runs) == [
+        "find budget",
         "find slots",
         "gather files",
         "look up rehearsal_one",
@@ -176,14 +177,17 @@ def test_no_key_is_in_any_file_of_the_server_or_of_the_home(safe: Ran, prefect_s
     assert not any(secret.decode() in safe.out + safe.err for secret in secrets)
 
 
-def test_a_closed_round_is_a_failed_run_that_says_why_and_exit_3(safe: Ran, prefect_server: PrefectServer) -> None:
+def test_a_slot_that_missed_the_deadline_is_a_failed_run_that_says_why_and_exit_3(
+    safe: Ran, prefect_server: PrefectServer
+) -> None:
     safe.local.close_round()
-    ran = play(environment_for(safe.local, safe.home, prefect_server), safe.local)
+    safe.local.add_slot("rehearsal_late")
+    ran = play(environment_for(safe.local, safe.home, prefect_server), safe.local, "rehearsal_late")
     found = prefect_server.newest_run()
     assert ran.exit_code == 3
     assert [one["status"] for one in ran.round["submissions"]] == ["skipped"]
     assert found["state"]["type"] == "FAILED"
-    assert "is not safe" in found["state"]["message"] or "stopped" in found["state"]["message"]
+    assert "is not safe" in found["state"]["message"]
     assert "on-time deadline" in found["state"]["message"]
     assert "Traceback" not in ran.err
     assert "is not safe" in prefect_server.artifacts_of(found["id"])["week"]["description"]

@@ -14,6 +14,7 @@ import pytest
 import requests
 
 from tasks.health import answers
+from tests.browser import browser
 from tests.flows.running_up import ALARM_URL, Up, state_of
 from tests.real_prefect import PrefectServer, processes_of, wait_until, with_database
 
@@ -70,6 +71,17 @@ def test_the_dashboards_own_pages_may_ask(shared_up: Up) -> None:
             json={}, headers={"Origin": origin, "Sec-Fetch-Site": "cross-site"}, auth=shared_up.login, timeout=20,
         )  # fmt: skip
         assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, origin)
+
+
+def test_the_dashboard_works_in_a_browser_and_asks_nobody_else(shared_up: Up) -> None:
+    with browser() as chromium:
+        page = chromium.page()
+        # A fresh profile is asked for the password by the page itself.
+        page.open(shared_up.url, until="document.body.innerText.length > 0")
+        page.wait_for("!!document.querySelector('input') || document.body.innerText.includes('Flows')")
+        asked = page.evaluate("performance.getEntriesByType('resource').map(one => new URL(one.name).host)")
+    hosts = {host for host in asked if host}
+    assert hosts <= {f"127.0.0.1:{shared_up.port}"}
 
 
 def test_secrets_are_where_they_are_needed_and_nowhere_else(shared_up: Up) -> None:
