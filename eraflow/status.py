@@ -17,7 +17,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
-from eraflow.at_work import in_progress
+from eraflow.at_work import at_work_s
 from eraflow.entries import version_key
 from eraflow.errors import EraflowError
 from eraflow.later import Later
@@ -188,7 +188,7 @@ def receipt_of(attempts: Sequence[Attempt], at: Round | None, number: int, slot:
     if best is None:
         return Receipt(
             round=number, slot=slot, recipe=recipe, source=None, status="skipped", exit_code=1,
-            error_code="nothing-sent", error_message="nothing was sent yet",
+            error_code="nothing-sent", error_message="nothing was sent from here yet",
         )  # fmt: skip
     sent = best.submission_id is not None
     verified: Any = best.verified if best.state == "verified" and best.verified in ("bytes", "listed") else False
@@ -368,7 +368,7 @@ def _is_healthy(api_url: str) -> bool:
 
 def _at_work(home: Path, at: Round) -> bool:
     try:
-        return in_progress(Store(home), at.number)
+        return at_work_s(Store(home), at.number) is not None
     except (EraflowError, OSError):
         return False
 

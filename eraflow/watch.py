@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from eraflow import alarms
 from eraflow.alarms import Alarm
-from eraflow.at_work import in_progress
+from eraflow.at_work import at_work_s
 from eraflow.errors import ClosedError, CredentialsError, EraflowError, InputError
 from eraflow.later import Later
 from eraflow.ledger import Ledger
@@ -44,6 +44,8 @@ LEDGER_LIMIT_S = 5.0
 UNKNOWN_LEFT_S = 3600.0
 # Beyond the deadline, for the read-back of what was sent just before it [s].
 READBACK_S = 120.0
+# A run that has been at work for less than this share of the round's window is not late yet.
+PATIENCE = 0.25
 NO_ROUND = ("no-round", "round-closed")
 
 
@@ -143,8 +145,17 @@ class _Watch:
             return Watched(round=found.round.number, was_safe=True, is_safe=True, did=(did,), exit_code=0)
         if found.left_s <= 0 and self.request.config.submission.late == "skip":
             return self._missed(found, missing)
-        busy = in_progress(Store(self.home), found.round.number)
+        busy_s = at_work_s(Store(self.home), found.round.number)
+        busy = busy_s is not None
         leave = busy and found.left_s > self.takeover_s
+        if leave and busy_s is not None and busy_s < PATIENCE * _window_s(found.round):
+            did = (
+                f"round {found.round.number} is not safe yet: a run has been at work on it for {duration_text(busy_s)}"
+            )
+            return Watched(
+                round=found.round.number, was_safe=False, is_safe=False, did=(did,), left_s=found.left_s,
+                missing=missing, receipts=tuple(found.receipts.values()), exit_code=0,
+            )  # fmt: skip
         what = self._plan(found.round, found.left_s, busy=busy, leave=leave)
         told = self._ring(alarms.missed(found.round, missing, found.now_utc, what))
         watched = Watched(
@@ -251,6 +262,10 @@ class _Watch:
 
     def _ring(self, alarm: Alarm) -> int:
         return _ring(self.home, alarm, self.alarm, self.environ)
+
+
+def _window_s(opened: Round) -> float:
+    return (opened.closes_at_utc - opened.opens_at_utc).total_seconds()
 
 
 def _request(home: Path, config_file: Path | None) -> Request:

@@ -74,8 +74,8 @@ def tell_of_crash(flow: Any, flow_run: Any, state: Any) -> None:  # noqa: ARG001
         body=f"""What happened:
 - the process of the run died or was stopped before the round was over
 What it means: {waits} The next attempt goes on where this one stopped.
-What to do now: Look at `eraflow status` for when that is, run `eraflow weekly` if it is too late, and look at the
-machine's log for what ended the process (memory?).""",
+What to do now: Look at `eraflow status` for when that is; `eraflow weekly` goes on at once. The machine's log says
+what ended the process (memory?).""",
     )
     ring(request, alarm, alarm_config(request))
 

@@ -16,7 +16,17 @@ from eraflow import __version__, recipes
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("eraflow", "tasks", "flows", "deployments")
-DATA = ("flows/logging.yml", "deployments/weekly.toml", "eraflow/rehearsal/openings.csv")
+DATA = (
+    "flows/logging.yml",
+    "deployments/weekly.toml",
+    "deployments/eraflow.service",
+    "deployments/eraflow-watch.service",
+    "deployments/eraflow-watch.timer",
+    "deployments/crontab",
+    "deployments/Containerfile",
+    "deployments/README.md",
+    "eraflow/rehearsal/openings.csv",
+)
 
 
 def ran(*command: str, cwd: Path, **environment: str) -> str:
@@ -89,15 +99,15 @@ def test_the_console_script_is_installed(installed: Path, tmp_path: Path) -> Non
 
 
 def test_data_files_are_found_beside_the_installed_code(installed: Path, tmp_path: Path) -> None:
-    code = """
+    code = f"""
+import os
 from importlib.resources import files
 from pathlib import Path
 from flows import prefect_home
-environ = {}
-prefect_home.prepare(environ, Path.cwd())
-print(Path(environ["PREFECT_LOGGING_CONFIG_PATH"]).is_file())
-print(files("eraflow.rehearsal").joinpath("openings.csv").is_file())
-print(files("deployments").joinpath("weekly.toml").is_file())
+prefect_home.prepare(os.environ, Path.cwd())
+print(Path(os.environ["PREFECT_LOGGING_CONFIG_PATH"]).is_file())
+for path in {DATA!r}:
+    print(files(path.rpartition("/")[0].replace("/", ".")).joinpath(path.rpartition("/")[2]).is_file())
 """
     found = ran(sys.executable, "-c", code, cwd=tmp_path, PYTHONPATH=str(installed))
-    assert found.split() == ["True"] * len(DATA)
+    assert found.split() == ["True"] * (1 + len(DATA))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -76,8 +75,8 @@ class Bell:
         self.url = f"json://127.0.0.1:{self._server.server_address[1]}/alarms"
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
-    def titles(self, since: int = 0) -> list[str]:
-        return [str(alarm["title"]) for alarm in self.heard[since:]]
+    def titles(self, since: int = 0) -> tuple[str, ...]:
+        return tuple(str(alarm["title"]) for alarm in self.heard[since:])
 
     def stop(self) -> None:
         self._server.shutdown()
@@ -128,8 +127,6 @@ class World:
     market: MarketConfig = MARKET
     weekly_only: bool = True
     seed: int = 0
-    database: Path | None = None
-    """A Prefect database to begin with, which saves the time to make one."""
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -146,9 +143,6 @@ class World:
         self.up_log = self.folder / "up.log"
         self.process: subprocess.Popen[bytes] | None = None
         self._heard = 0
-        if self.database is not None:
-            (self.home / "prefect").mkdir()
-            shutil.copyfile(self.database, self.home / "prefect" / "prefect.db")
 
     def _configuration(self) -> str:
         named = "\n".join(f'{slot} = "{self.recipe}"' for slot in self.slots)
@@ -282,6 +276,10 @@ class World:
         """Until the round that was announced last really opens [s]."""
         return (self.opens_at_utc - self.local.now_utc()).total_seconds()
 
+    def alarms(self) -> tuple[str, ...]:
+        """The titles of what was raised since the round was opened."""
+        return self.bell.titles(self._heard)
+
     def forget_alarms(self) -> None:
         """What was raised so far belongs to something else."""
         self._heard = len(self.bell.heard)
@@ -338,7 +336,7 @@ class World:
             sources=tuple(dict.fromkeys(a.source for a in self.attempts(number) if a.state == "verified")),
             accepted={slot: sum(one.slot == slot for one in made) for slot in self.slots},
             late=sum(one.late for one in made),
-            alarms=tuple(self.bell.titles(self._heard)),
+            alarms=self.alarms(),
         )
 
 

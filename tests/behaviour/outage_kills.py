@@ -15,7 +15,7 @@ from pathlib import Path
 from eraflow.rehearsal import Fault
 from tests.behaviour.outage import FLOW, OVER, PATIENCE_S, SERVER, SERVING, Outcome, World, nobody_answers, reached
 from tests.behaviour.outage_time import by_the_timer
-from tests.real_prefect import ROOT, last_json, wait_until
+from tests.real_prefect import ROOT, PrefectServer, last_json, wait_until
 
 # So often a run is due in these scenes; the pinned schedules say every few hours [s].
 EVERY_S = 8.0
@@ -31,6 +31,7 @@ class Place:
     reached: Callable[[World, int], bool] = lambda _world, _number: True
     """What must hold, besides `fault` having struck."""
     fault: Fault | None = None
+    then: str = "The next attempt went on with what was there."
 
 
 def _any(world: World, pattern: str) -> bool:
@@ -41,24 +42,30 @@ def _accepted(world: World, number: int) -> int:
     return len([one for one in world.local.accepted(number) if not one.carried_over])
 
 
+BETWEEN_PUT_AND_CREATE = Place(
+    stage="submission, between PUT and create", fault=Fault(where="query:createSubmission", what="hang"),
+    then="The next attempt did not find it at the tournament, and sent it.",
+)  # fmt: skip
+ANEW = "The next attempt began anew."
+FOUND = "The next attempt found it at the tournament, read it back, and sent nothing for this slot."
 PLACES = (
-    Place(stage="round", fault=Fault(where="query:rounds", what="hang")),
+    Place(stage="round", then=ANEW, fault=Fault(where="query:rounds", what="hang")),
     Place(stage="download", fault=Fault(where="get:live.parquet", what="slow", n=4000)),
     Place(stage="dataset", reached=lambda world, number: _any(world, "data/*/decoded/.partial-*")),
     Place(stage="training", reached=lambda world, number: _any(world, "models/**/checkpoint*")),
     Place(stage="prediction", reached=lambda world, number: _any(world, f"rounds/{number}/*predictions-*")),
     Place(stage="submission, while the bytes are sent", fault=Fault(where="put", what="hang")),
-    Place(stage="submission, between PUT and create", fault=Fault(where="query:createSubmission", what="hang")),
+    BETWEEN_PUT_AND_CREATE,
     Place(
         stage="submission, after create, before its answer",
-        fault=Fault(where="query:createSubmission", what="slow", n=1),
+        fault=Fault(where="query:createSubmission", what="slow", n=1), then=FOUND,
         reached=lambda world, number: _accepted(world, number) == 1,
     ),
     Place(
         stage="submission, after create, before the read-back",
-        fault=Fault(where="query:submissionDownloadAuth", what="hang"),
+        fault=Fault(where="query:submissionDownloadAuth", what="hang"), then=FOUND,
     ),
-)
+)  # fmt: skip
 
 
 def killed_in_each_stage(folder: Path) -> Iterator[Outcome]:
@@ -76,17 +83,16 @@ def _killed_while_waiting(world: World) -> Outcome:
     world.kill(FLOW)
     since_s = time.monotonic()
     number = world.open_next_round()
-    return world.outcome("run killed while it waits for the round", "the next attempt", number, since_s)
+    return world.outcome("run killed while it waited for the round", "The next attempt found it open.", number, since_s)
 
 
 def _killed(world: World, place: Place, number: int) -> Outcome:
-    kill_at(world, place, number)
-    since_s = time.monotonic()
-    return world.outcome(f"run killed in the stage {place.stage}", "the next attempt", number, since_s)
+    since_s = kill_at(world, place, number)
+    return world.outcome(f"run killed in the stage {place.stage}", place.then, number, since_s)
 
 
-def kill_at(world: World, place: Place, number: int) -> None:
-    """Kill the next run as soon as it is there."""
+def kill_at(world: World, place: Place, number: int) -> float:
+    """Kill the next run as soon as it is there; returns when that was, by the monotonic clock [s]."""
     fault = place.fault
     if fault:
         world.local.faults.add(fault)
@@ -94,6 +100,7 @@ def kill_at(world: World, place: Place, number: int) -> None:
     assert not world.is_safe(number), f"the round was over before the run could be killed in {place.stage}"
     world.kill(FLOW)
     world.local.faults.clear()
+    return time.monotonic()
 
 
 def serving_killed(folder: Path) -> Iterator[Outcome]:
@@ -103,7 +110,8 @@ def serving_killed(folder: Path) -> Iterator[Outcome]:
         number = in_the_middle_of_a_run(world, 4 * SLOW_S)
         world.kill(SERVING)
         since_s = time.monotonic()
-        yield world.outcome("serving process killed in mid-run", "restarted by `up`", number, since_s)
+        told = "The run went on without it; `up` started it again, and its catch-up run found the round safe."
+        yield world.outcome("serving process killed in mid-run", told, number, since_s)
         wait_until(lambda: world.processes(SERVING), 30)
 
 
@@ -113,7 +121,8 @@ def server_killed(folder: Path) -> Iterator[Outcome]:
         number = in_the_middle_of_a_run(world)
         world.kill(SERVER)
         since_s = time.monotonic()
-        yield world.outcome("server killed in mid-run", "restarted by `up`", number, since_s)
+        told = "The run went on without it; `up` started it again."
+        yield world.outcome("server killed in mid-run", told, number, since_s)
 
 
 def server_dead_for_good(folder: Path) -> Iterator[Outcome]:
@@ -129,52 +138,77 @@ def dead_for_good(world: World) -> Iterator[Outcome]:
     with nobody_answers(world.port):
         since_s = time.monotonic()
         # Once its round is over the run still tries to tell the server; nobody waits for that.
-        yield world.outcome("server dead for good in mid-run", "the same run goes on", number, since_s, settle_s=0)
+        told = "The run went on without it."
+        yield world.outcome("server dead for good in mid-run", told, number, since_s, settle_s=0)
         world.kill(FLOW)
         number = world.open_next_round()
         yield by_the_timer(world, "server dead for good, and no run at work", number)
 
 
 def output_closed(folder: Path) -> Iterator[Outcome]:
-    """Whoever read the output goes away: of a command, of `up`, and of the serving process started by hand."""
+    """Whoever read the output goes away: of a command, of the serving process started by hand, and of `up`."""
     with World(folder) as world:
+        yield _command_unread(world)
+        yield _serving_unread(world, folder / "server")
+        yield from _up_unread(world)
+
+
+def _command_unread(world: World) -> Outcome:
+    number = world.open_next_round()
+    since_s = time.monotonic()
+    command = f"{sys.executable} -m flows weekly --config {world.config_file} 2>&1 | head -1"
+    subprocess.run(
+        ["bash", "-c", command], cwd=ROOT, env=world.environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        check=False, timeout=PATIENCE_S,
+    )  # fmt: skip
+    told = "The run went on in silence."
+    return world.outcome("`eraflow weekly` into `head -1`", told, number, since_s, patience_s=5.0)
+
+
+def _serving_unread(world: World, folder: Path) -> Outcome:
+    number = world.open_next_round()
+    since_s = time.monotonic()
+    server = PrefectServer(folder)
+    try:
+        environment = {**world.environment, "PREFECT_API_URL": server.url}
+        with _unread(world, "deployments.deploy", str(world.config_file), environment=environment):
+            told = "It went on in silence and caught up."
+            return world.outcome("serving process, by hand, into a closed pipe", told, number, since_s)
+    finally:
+        server.stop()
+
+
+def _up_unread(world: World) -> Iterator[Outcome]:
+    number = world.open_next_round()
+    since_s = time.monotonic()
+    command = ("flows", "up", "--config", str(world.config_file), "--port", str(world.port))
+    with _unread(world, *command, environment=world.environment, lines=1):
+        told = "`up` went on in silence and caught up."
+        yield world.outcome("`eraflow up` into `head -1`", told, number, since_s)
+        # Now it has something to say, and nobody to say it to.
+        world.kill(SERVING)
         number = world.open_next_round()
         since_s = time.monotonic()
-        _first_line_only(world, f"{sys.executable} -m flows weekly --config {world.config_file}")
-        yield world.outcome("`eraflow weekly` into `head -1`", "goes on", number, since_s, patience_s=5.0)
-        number = world.open_next_round()
-        since_s = time.monotonic()
-        with _up_whose_reader_goes(world):
-            yield world.outcome("`eraflow up` into `head -1`", "goes on", number, since_s)
-            assert world.lives()
-            world.kill(SERVING)  # it has something to say now, and nobody to say it to
-            number = world.open_next_round()
-            yield world.outcome("the same, and it has to restart the serving process", "goes on", number, since_s)
-            assert world.lives()
+        told = "`up` went on, started it again, and it caught up."
+        yield world.outcome("the same, and then the serving process killed", told, number, since_s)
+        assert world.lives(), "`up` must outlive its reader, however it ended"
 
 
 @contextmanager
-def _up_whose_reader_goes(world: World) -> Iterator[None]:
-    """The command itself, whose output nobody reads after its first line."""
+def _unread(world: World, *command: str, environment: Mapping[str, str], lines: int = 0) -> Iterator[None]:
+    """A program of ours in place of `up`, whose output nobody reads after so many lines."""
     world.process = subprocess.Popen(
-        [sys.executable, "-m", "flows", "up", "--config", str(world.config_file), "--port", str(world.port)],
-        cwd=ROOT, env=world.environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        start_new_session=True,
+        [sys.executable, "-m", *command], cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, start_new_session=True,
     )  # fmt: skip
     try:
         assert world.process.stdout is not None
-        world.process.stdout.readline()
+        for _ in range(lines):
+            world.process.stdout.readline()
         world.process.stdout.close()
         yield
     finally:
         world.stop_up()
-
-
-def _first_line_only(world: World, command: str) -> None:
-    subprocess.run(
-        ["bash", "-c", f"{command} 2>&1 | head -1"], cwd=ROOT, env=world.environment, stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL, check=False, timeout=180,
-    )  # fmt: skip
 
 
 def power_lost(folder: Path) -> Iterator[Outcome]:
@@ -186,7 +220,8 @@ def power_lost(folder: Path) -> Iterator[Outcome]:
         world.local.faults.clear()
         since_s = time.monotonic()
         with world.up():
-            yield world.outcome("power lost in mid-run", "`up` again: swept, caught up", number, since_s)
+            told = "`up`, started again, swept the dead run and caught up."
+            yield world.outcome("power lost in mid-run", told, number, since_s)
 
 
 def two_at_once(folder: Path) -> Iterator[Outcome]:

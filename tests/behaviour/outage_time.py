@@ -13,7 +13,7 @@ from eraflow.rehearsal import MarketConfig
 from eraflow.rehearsal.timetable import observed_delays_s
 from eraflow.rounds import duration_text
 from tests.behaviour.outage import OVER, PATIENCE_S, Outcome, World, reached
-from tests.real_prefect import wait_until
+from tests.real_prefect import last_json, wait_until
 
 HOUR_S = 3600.0
 WEEKLY_WINDOW_S, DAILY_WINDOW_S = 26 * HOUR_S, HOUR_S
@@ -31,7 +31,8 @@ def all_down(folder: Path) -> Iterator[Outcome]:
         world.move_to_left(HOUR_S)
         since_s = time.monotonic()
         with world.up():
-            yield world.outcome("all down until an hour before the deadline", "`up` starts: caught up", number, since_s)
+            told = "`up` was started then, and caught up."
+            yield world.outcome("all down until an hour before the deadline", told, number, since_s)
     with World(folder / "timer", settings=ANY_MODEL) as world:
         number = world.open_next_round()
         world.move_to_left(HOUR_S)
@@ -46,8 +47,9 @@ def by_the_timer(world: World, outage: str, number: int) -> Outcome:
     """What `eraflow status --check` does about it, started as the system's timer does."""
     world.forget_alarms()
     since_s = time.monotonic()
-    done = world.command("status", "--check")
-    happened = f"`eraflow status --check`, exit code {done.returncode}"
+    done = world.command("status", "--check", "--json")
+    told = last_json(done.stdout)
+    happened = f"`eraflow status --check`, exit code {done.returncode}: {'; '.join(told['did'])}."
     return world.outcome(outage, happened, number, since_s, patience_s=5.0)
 
 
@@ -82,7 +84,7 @@ def _waits(world: World, name: str, number: int) -> Outcome:
     since_s = time.monotonic()
     assert world.look_at_round() == number
     outage = f"{name} round opens {LATEST_S / 60:.0f} min late"
-    return world.outcome(outage, "the run that began on time waits", number, since_s)
+    return world.outcome(outage, "The run that had begun on time waited for it.", number, since_s)
 
 
 def _is_asked(world: World) -> None:
@@ -101,7 +103,8 @@ def unreachable(folder: Path) -> Iterator[Outcome]:
         world.local.start()
         since_s = time.monotonic()
         world.trigger()
-        yield world.outcome(f"{AWAY} weekly window, from the opening on", "the next attempt", number, since_s)
+        told = "The attempt meanwhile failed; the next one played the round."
+        yield world.outcome(f"{AWAY} weekly window, from the opening on", told, number, since_s)
     with World(folder / "daily", weekly_only=False, settings=ANY_MODEL, schedule=BOTH) as world:
         _has_a_model(world)
         with world.up():
@@ -134,7 +137,7 @@ def _away_while_waiting(world: World, *, began_before: bool) -> Outcome:
     since_s = time.monotonic()
     assert world.look_at_round() == number
     when = "while a run waits for the opening" if began_before else "from before the run begins"
-    return world.outcome(f"{AWAY} daily window, {when}", "the same run", number, since_s)
+    return world.outcome(f"{AWAY} daily window, {when}", "The run went on asking.", number, since_s)
 
 
 def _away_in_mid_run(world: World) -> Outcome:
@@ -148,7 +151,7 @@ def _away_in_mid_run(world: World) -> Outcome:
     world.local.faults.clear()
     world.local.move_clock(DAILY_WINDOW_S / 3)
     world.local.start()
-    given_up = world.bell.titles()[-1]
+    given_up = world.alarms()[-1]
     found = by_the_timer(world, f"{AWAY} daily window, in mid-run", number)
     return replace(found, alarms=(given_up, *found.alarms))
 
@@ -159,12 +162,17 @@ def slow_recipe(folder: Path) -> Iterator[Outcome]:
     settings = f"[fallback]\nmin_spearman = -1\nreserve_s = {reserve_s}\n"
     with World(folder, recipe="era-pearson", market=LARGER, slots=ONE, settings=settings) as world, world.up():
         # Nothing is known yet of what prediction and submission take, so 120 s more are kept free.
-        yield _slow(world, "training too slow for what is left, no older model", "cut", reserve_s + 120 + 40)
+        yield _slow(world, "training too slow for what is left, no older model", "It was cut.", reserve_s + 120 + 40)
         world.open_next_round()
         done = world.command("weekly", "--recipe", "simple-mlp", "--model", *ONE)
         assert done.returncode == 0, done.stderr
-        yield _slow(world, "the same, with an older model that is better", "cut, then replaced", reserve_s + 40)
-        yield _slow(world, "no time to train at all, with an older model", "replaced", reserve_s + 2)
+        yield _slow(
+            world,
+            "the same, with an older model that is better",
+            "It was cut, and the older one predicted.",
+            reserve_s + 40,
+        )
+        yield _slow(world, "no time to train at all, with an older model", "The older one predicted.", reserve_s + 2)
 
 
 def _slow(world: World, outage: str, happened: str, left_s: float) -> Outcome:

@@ -13,6 +13,7 @@ import pytest
 from benchmarks.fifty_weeks import SLOTS, Weeks
 from benchmarks.on_time import judge, summary
 from benchmarks.ten_rounds import judged_in, world_in
+from eraflow.ledger import Ledger
 from eraflow.rehearsal import LocalTournament
 from eraflow.rounds import Round
 from eraflow.tournament import Tournament
@@ -62,3 +63,11 @@ def test_two_rounds_in_a_row_are_safe_without_anybody_starting_a_run(tmp_path: P
     assert [one.number for one in rounds] == [rounds[0].number, rounds[0].number + 1]
     assert [one for one in judged if one.wrong] == []
     assert len(judged) == 2 * len(world.slots)
+
+
+def test_a_slot_with_two_submissions_is_seen(week: Week) -> None:
+    week.play()
+    week.play(week.request(slots=SLOTS[:1], resubmit=True))
+    asked = Tournament.from_environment()
+    judged = judge([asked.current_round()], week.local, Ledger(week.home / "ledger.sqlite", week.local.url), SLOTS)
+    assert [one.wrong for one in judged] == ["2 submissions, of which 1 count", None]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from eraflow.at_work import in_progress
+from eraflow.at_work import at_work, at_work_s
 from eraflow.ledger import Ledger
 from eraflow.progress import Progress, silent
 from eraflow.rehearsal import Fault
@@ -128,6 +128,15 @@ def test_a_run_that_was_killed_is_made_up_for(
     assert bell.told[0].startswith("eraflow: round 1401 has no verified submission yet")
 
 
+def test_a_run_that_has_just_begun_is_no_reason_for_an_alarm(
+    week: Week, configured: Callable[[Week], Check], bell: Bell
+) -> None:
+    with at_work(Store.open(week.home), 1401):
+        watched = configured(week)()
+    assert (watched.exit_code, watched.is_safe, bell.told) == (0, False, [])
+    assert "round 1401 is not safe yet: a run has been at work on it for" in watched.sentence
+
+
 def test_a_run_at_work_is_left_alone_while_there_is_time(
     week: Week, configured: Callable[[Week], Check], bell: Bell
 ) -> None:
@@ -149,7 +158,7 @@ def test_a_run_that_hangs_is_overtaken_by_the_fallback_when_time_is_short(
     child = weeks.start(request, Hold("train", marker))
     try:
         wait_until(marker.exists)
-        assert in_progress(Store(weeks.home), 1402)
+        assert at_work_s(Store(weeks.home), 1402) is not None
         watched = ask(floor, "takeover_s = 500000")
     finally:
         child.kill()

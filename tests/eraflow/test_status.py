@@ -63,7 +63,7 @@ def test_a_round_that_nothing_was_sent_for_is_not_safe(status: Look) -> None:
     found = status()
     assert found.known_from == "tournament"
     assert [(r.slot, r.status, r.error_message) for r in found.receipts] == [
-        (slot, "skipped", "nothing was sent yet") for slot in ("rehearsal_one", "rehearsal_two")
+        (slot, "skipped", "nothing was sent from here yet") for slot in ("rehearsal_one", "rehearsal_two")
     ]
     told = answer(found)
     assert told.safe is False
