@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
+from eraflow.errors import NO_ROUND
 from eraflow.receipt import Receipt
 from eraflow.result import RoundResult
 from eraflow.rounds import Round, duration_text
@@ -20,7 +21,6 @@ from eraflow.weekly_config import AlarmConfig
 Kind = Literal["failure", "fallback", "missed", "receipt", "foreign", "test"]
 
 SHOWN = 6
-NO_ROUND = {"no-round", "round-closed"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, tzinfo
 
 from eraflow.comparison import Pair, compared, last_model
-from eraflow.errors import EraflowError
+from eraflow.errors import NO_ROUND, EraflowError
 from eraflow.files import Files
 from eraflow.inventory import Inventory, change_text, take
 from eraflow.ledger import Ledger
@@ -36,7 +36,6 @@ from eraflow.verdict import Kind, counted_text, is_verified, utc_moment, verdict
 from eraflow.week_picture import kind_of, status_text, verified_text
 
 SIGNS: dict[Kind, str] = {"safe": CHECK, "late": "!", "unsafe": TIMES, "nothing": DASH}
-NO_ROUND = ("no-round", "round-closed")
 # Of a slot that has yet to be sent, by `receipt_of`.
 NOTHING_SENT = "nothing-sent"
 

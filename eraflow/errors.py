@@ -22,6 +22,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 EXIT_DONE = 0
+NO_ROUND = frozenset({"no-round", "round-closed"})
+"""Codes of a `ClosedError` that say that there is nothing to be played."""
 
 
 class EraflowError(Exception):

@@ -38,8 +38,9 @@ def bytes_of_weights(model: ModelConfig, n_features: int, members: int) -> int:
     """Weights, slopes and moments, and a checkpoint while it is written [bytes]."""
     parameters = sum((n_in + 1) * n_out for n_in, n_out in pairwise([n_features, *model.hidden, 1]))
     parameters += 2 * sum(model.hidden) if model.batch_norm else 0
-    parameters += n_features * (2 + model.hidden[0]) if model.input_norm else 0
-    return members * parameters * 4 * (4 + 2 * 3)
+    parameters += 2 * n_features if model.input_norm else 0
+    folded = n_features * model.hidden[0] if model.input_norm else 0
+    return members * 4 * (parameters * (4 + 2 * 3) + folded)
 
 
 def members_that_fit(

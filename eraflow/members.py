@@ -75,9 +75,13 @@ class Members:
             elif isinstance(module, models.Dropout):
                 kept_KBH = self._buffer(units, torch.bool).view(len(self.nets), self.largest, units)
                 yield layers.Dropout(module.share, generators, kept_KBH)
+            elif isinstance(module, nn.ReLU):
+                needed = True
+                yield layers.Relu()
+            elif isinstance(module, nn.SiLU):
+                yield layers.Silu(self._buffer(units))
             else:
-                needed = isinstance(module, nn.ReLU)
-                yield layers.Relu() if needed else layers.Silu(self._buffer(units))
+                raise TypeError(f"layers must be those that Mlp makes, however one is {module}")
 
     def _buffer(self, units: int, dtype: torch.dtype = torch.float32) -> Tensor:
         device = next(self.nets[0].parameters()).device

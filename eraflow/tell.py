@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from eraflow import alarms
 from eraflow.alarms import Alarm, alarms_of
-from eraflow.errors import EraflowError
+from eraflow.errors import NO_ROUND, EraflowError
 from eraflow.ledger import Ledger
 from eraflow.request import Request
 from eraflow.result import RoundResult
@@ -58,10 +58,10 @@ def ring(request: Request, alarm: Alarm, config: AlarmConfig) -> int:
 
 def _alarms(request: Request, result: RoundResult, config: AlarmConfig) -> list[Alarm]:
     found = alarms_of(result, config, datetime.now(UTC), train=request.train)
-    if request.wait_s and result.round is None and result.error and result.error["code"] == "no-round":
-        waited = duration_text(request.wait_s)
-        title = f"eraflow: no round opened within {waited}"
-        body = f"{result.error['message']}. Look at the tournament, then run `eraflow status` and `eraflow weekly`."
+    codes = {receipt.error_code for receipt in result.receipts} | {(result.error or {}).get("code")}
+    if request.wait_s and result.round is None and codes & NO_ROUND:
+        title = f"eraflow: no round opened within {duration_text(request.wait_s)}"
+        body = "Look at the tournament's timetable, then at `eraflow status`; `eraflow weekly` plays a round by hand."
         found.append(Alarm(kind="failure", round=None, title=title, body=body))
     try:
         ledger = Ledger(Store.open(request.home).ledger_path, Tournament.from_environment().url)

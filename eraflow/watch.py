@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from eraflow import alarms
 from eraflow.alarms import Alarm
 from eraflow.at_work import at_work_s
-from eraflow.errors import ClosedError, CredentialsError, EraflowError, InputError
+from eraflow.errors import NO_ROUND, ClosedError, CredentialsError, EraflowError, InputError
 from eraflow.later import Later
 from eraflow.ledger import Ledger
 from eraflow.receipt import Receipt
@@ -46,7 +46,6 @@ UNKNOWN_LEFT_S = 3600.0
 READBACK_S = 120.0
 # A run that has been at work for less than this share of the round's window is not late yet.
 PATIENCE = 0.25
-NO_ROUND = ("no-round", "round-closed")
 
 
 @dataclass(frozen=True, kw_only=True)

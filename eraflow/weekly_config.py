@@ -7,6 +7,7 @@ Imports neither torch nor the client, so that `eraflow status` answers in a seco
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -22,12 +23,22 @@ from eraflow.rounds import Round
 from eraflow.submission import SubmissionConfig
 
 CONFIG_FILE = "weekly.toml"
+STATE_FILE = "up.json"
+"""What `eraflow up` says of itself while it runs."""
 
 # The weekly round opens on Saturday at 12:00 UTC, often minutes later, and closes on Sunday at 14:00 UTC; the others
 # open from Tuesday to Friday at 12:00 UTC and close an hour later.
 WEEKLY_CRONS = ("5 12,14,17,21 * * 6", "5 2,7,10,12 * * 0")
-DAILY_CRONS = ("58 11 * * 2-5",)
-WATCH_CRONS = ("10 18,23 * * 6", "10 6,9,11 * * 0", "30,55 12 * * 0", "20,40 13 * * 0", "20,35,50 12,13 * * 2-5")
+# The first waits for the opening, and the others are cancelled meanwhile; they are for when it died.
+DAILY_CRONS = ("58 11 * * 2-5", "18,38 12 * * 2-5")
+WATCH_CRONS = (
+    "10 18,23 * * 6",
+    "10 6,9,11 * * 0",
+    "30,55 12 * * 0",
+    "20,40 13 * * 0",
+    "20,35,50 12 * * 2-5",
+    "5,20,35,50 13 * * 2-5",
+)
 SCORES_CRONS = ("15 19 * * *",)
 
 
@@ -130,9 +141,14 @@ def read_configuration(path: Path | None) -> Configuration:
 
 
 def default_config_file(home: Path) -> Path | None:
-    """The configuration of this home, `weekly.toml` in it, if there is one."""
+    """The configuration of this home: `weekly.toml` in it, else what the `eraflow up` that runs here was given."""
     path = home / CONFIG_FILE
-    return path if path.is_file() else None
+    if path.is_file():
+        return path
+    try:
+        return Path(json.loads((home / STATE_FILE).read_bytes())["config_file"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def from_environment(text: str, path: str, environ: Mapping[str, str] = os.environ) -> str:

@@ -16,6 +16,7 @@ from prefect import State, flow, runtime
 from prefect.states import Completed, Failed
 
 from eraflow.alarms import Alarm
+from eraflow.errors import NO_ROUND
 from eraflow.request import Request, make_request, recipe_names
 from eraflow.result import RoundResult
 from eraflow.rounds import duration_text
@@ -24,7 +25,7 @@ from eraflow.store import default_home, utc_text
 from eraflow.tell import alarm_config, ring, tell
 from eraflow.verdict import is_verified, verdict
 from eraflow.weekly import Steps, is_ours, plain_steps, play
-from eraflow.weekly_config import WeeklyConfig
+from eraflow.weekly_config import WeeklyConfig, default_config_file
 from tasks import artifacts, dataset, files, predictions, report, submission, tournament, training
 from tasks.progress import ShownProgress
 from tasks.run import describe_run
@@ -46,7 +47,6 @@ TASKS = Steps(
 )
 # Where a caller finds the result even if Prefect fails after the round is over.
 RESULTS: ContextVar[list[RoundResult] | None] = ContextVar("RESULTS", default=None)
-NO_ROUND = ("no-round", "round-closed")
 
 
 def tell_of_crash(flow: Any, flow_run: Any, state: Any) -> None:  # noqa: ARG001  # Prefect's signature
@@ -111,9 +111,10 @@ def manual(
         submit: if not, only train and validate
         resubmit: replace a submission that is already there
     """
+    home = default_home(os.environ)
     made = make_request(
-        home=default_home(os.environ),
-        recipe=recipe,
+        home=home,
+        recipe=recipe or next(iter(config.slots.values()), None),
         slots=list(config.slots),
         assignments=overrides,
         submit=submit and bool(config.slots),
@@ -121,7 +122,9 @@ def manual(
         train=train,
     )
     chosen = {slot: recipe or name for slot, name in config.slots.items()}
-    return _played(replace(made, config=replace(config, slots=chosen)))
+    # The form is the whole configuration; the file says only who is told.
+    config_file = default_config_file(home)
+    return _played(replace(made, recipe=recipe, config=replace(config, slots=chosen), config_file=config_file))
 
 
 def _played(request: Request) -> State[RoundResult]:

@@ -22,6 +22,7 @@ from filelock import Timeout
 
 from eraflow.errors import EXIT_DONE, InputError, StorageError
 from eraflow.store import Store, default_home, exclusive, utc_text, write_json
+from eraflow.weekly_config import STATE_FILE
 from flows import server
 from flows.judge import judge, judge_apart
 from flows.lifeline import GRACE_S
@@ -29,7 +30,6 @@ from flows.supervisor import LINGER_S, Supervisor
 from flows.terminal import show
 
 PORT = 4200
-STATE_FILE = "up.json"
 
 
 def up(

@@ -118,7 +118,8 @@ def test_on_a_day_when_an_older_model_is_the_plan_nobody_is_told_of_it(request_:
 
 
 def test_a_round_that_was_waited_for_and_never_opened_is_told(request_: Request, endpoint: Endpoint) -> None:
-    closed = RoundResult(round=None, error={"code": "no-round", "message": "no round is open", "exit_code": 3})
+    skipped = dataclasses.replace(FAILED, round=None, status="skipped", error_code="no-round", exit_code=3)
+    closed = RoundResult(round=None, receipts=(skipped,))
     tell(request_, closed)
     assert endpoint.alarms == []
     tell(dataclasses.replace(request_, wait_s=60.0), closed)

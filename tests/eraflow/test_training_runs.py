@@ -1,0 +1,148 @@
+"""A run on disk: killed, cut, damaged, finished; each goes on from what is whole and from nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import eraflow.runs
+from eraflow.errors import OutOfTimeError, TrainingError
+from eraflow.runs import CHECKPOINT, FINISHED
+from eraflow.training import TrainingConfig, load_fitted
+from tests.eraflow.fitting import (
+    ERAWISE,
+    ROWWISE,
+    SMALL,
+    Enough,
+    KillAfter,
+    Killed,
+    market,
+    run,
+    run_members,
+    same_weights,
+)
+
+
+@pytest.mark.parametrize("training", [ROWWISE, ERAWISE])
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_a_killed_run_goes_on_and_ends_with_the_same_bits(
+    tmp_path: Path, training: TrainingConfig, epochs: int
+) -> None:
+    holdout = market(3, first_era=30)
+    whole = run(tmp_path / "whole", training, holdout=holdout)
+    with pytest.raises(Killed):
+        run(tmp_path / "killed", training, holdout=holdout, progress=KillAfter(epochs))
+    assert (tmp_path / "killed" / CHECKPOINT).exists()
+    seen: list[float] = []
+    resumed = run(
+        tmp_path / "killed", training, holdout=holdout, progress=lambda stage, done, total, text="": seen.append(done)
+    )
+    assert min(seen) > whole.history[epochs - 1]["step"]
+    assert same_weights(whole, resumed)
+    for one, other in zip(whole.history, resumed.history, strict=True):
+        assert {k: v for k, v in one.items() if k != "seconds"} == {k: v for k, v in other.items() if k != "seconds"}
+
+
+def test_a_finished_folder_is_loaded_and_not_trained_again(tmp_path: Path) -> None:
+    first = run(tmp_path, holdout=market(3, first_era=30))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [FINISHED]
+    second = run(tmp_path, holdout=market(3, first_era=30), progress=KillAfter(1))
+    assert same_weights(first, second)
+    assert (second.history, second.steps, second.rows) == (first.history, first.steps, first.rows)
+    loaded = load_fitted(tmp_path, SMALL, "cpu")
+    assert same_weights(first, loaded)
+    assert loaded.history == first.history
+
+
+@pytest.mark.parametrize("what", ["rows", "seed", "training"])
+def test_what_was_made_from_other_things_is_not_gone_on_from(tmp_path: Path, what: str) -> None:
+    run(tmp_path)
+    values: dict[str, Any] = {
+        "rows": market(1),
+        "seed": 1,
+        "training": dataclasses.replace(ROWWISE, learning_rate=1e-3),
+    }
+    changed = {what: values[what]}
+    assert same_weights(run(tmp_path, **changed), run(tmp_path / "fresh", **changed))
+
+
+@pytest.mark.parametrize("damage", [b"", b"nonsense" * 100])
+def test_a_damaged_checkpoint_is_trained_anew(tmp_path: Path, damage: bytes) -> None:
+    with pytest.raises(Killed):
+        run(tmp_path / "a", progress=KillAfter(2))
+    (tmp_path / "a" / CHECKPOINT).write_bytes(damage)
+    assert same_weights(run(tmp_path / "a"), run(tmp_path / "b"))
+
+
+def test_a_missing_network_is_said(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"fitted\.safetensors must hold a trained network"):
+        load_fitted(tmp_path, SMALL)
+
+
+def test_a_checkpoint_of_another_kind_of_device_is_not_gone_on_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(Killed):
+        run(tmp_path / "a", progress=KillAfter(2))
+    read = eraflow.runs.read
+
+    def as_from_cuda(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        tensors, told = read(path)
+        return tensors | {"0.masks": torch.zeros(16, dtype=torch.uint8)}, told | {"device": "cuda"}
+
+    monkeypatch.setattr(eraflow.runs, "read", as_from_cuda)
+    seen: list[float] = []
+    run(tmp_path / "a", progress=lambda stage, done, total, text="": seen.append(done))
+    assert min(seen) == 6
+
+
+def test_weights_on_disk_are_plain_safetensors(tmp_path: Path) -> None:
+    fitted = run(tmp_path)
+    stored = load_file(tmp_path / FINISHED)
+    assert stored.keys() == {f"model.{name}" for name in fitted.model.state_dict()}
+
+
+def test_members_that_were_killed_go_on_together_and_end_with_the_same_bits(tmp_path: Path) -> None:
+    whole = run_members([tmp_path / f"w{m}" for m in range(3)], ROWWISE, [0, 1, 2])
+    folders = [tmp_path / f"k{m}" for m in range(3)]
+    with pytest.raises(Killed):
+        run_members(folders, ROWWISE, [0, 1, 2], progress=KillAfter(2))
+    assert [(folder / CHECKPOINT).exists() for folder in folders] == [True, False, False]
+    resumed = run_members(folders, ROWWISE, [0, 1, 2])
+    assert all(same_weights(one, other) for one, other in zip(whole, resumed, strict=True))
+    for folder, fitted in zip(folders, whole, strict=True):
+        assert [path.name for path in folder.iterdir()] == [FINISHED]
+        assert same_weights(load_fitted(folder, SMALL, "cpu"), fitted)
+
+
+def test_a_run_that_has_no_more_time_is_cut_at_its_last_epoch_and_gone_on_with(tmp_path: Path) -> None:
+    folders = [tmp_path / "0", tmp_path / "1"]
+    whole = run_members([tmp_path / "w0", tmp_path / "w1"], ROWWISE, [0, 1])
+    found = run_members(folders, ROWWISE, [0, 1], enough=Enough(15))
+    assert [(each.complete, each.steps, len(each.history)) for each in found] == [(False, 12, 2)] * 2
+    for folder, cut in zip(folders, found, strict=True):
+        loaded = load_fitted(folder, SMALL, "cpu")
+        assert same_weights(loaded, cut)
+        assert (loaded.complete, loaded.history) == (False, cut.history)
+    resumed = run_members(folders, ROWWISE, [0, 1])
+    assert all(same_weights(one, other) for one, other in zip(whole, resumed, strict=True))
+    assert all(each.complete for each in resumed)
+
+
+def test_without_time_for_an_epoch_nothing_is_returned(tmp_path: Path) -> None:
+    with pytest.raises(OutOfTimeError, match="not one epoch could be finished"):
+        run(tmp_path, enough=Enough(3))
+
+
+def test_a_checkpoint_of_other_members_is_not_gone_on_from(tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        run_members([tmp_path / "0", tmp_path / "1"], ROWWISE, [0, 1], progress=KillAfter(2))
+    seen: list[float] = []
+    alone = run(tmp_path / "0", progress=lambda stage, done, total, text="": seen.append(done))
+    assert min(seen) == 6
+    assert same_weights(alone, run(tmp_path / "fresh"))
