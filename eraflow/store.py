@@ -34,6 +34,8 @@ from filelock import FileLock, Timeout
 from eraflow.errors import InputError, StorageError
 
 PARTIAL = ".partial-"
+STATE_FILE = "up.json"
+"""What `eraflow up` says of itself while it runs."""
 BLOCK_BYTES = 1 << 20
 # A partial file that nobody has touched for this long belongs to a process that is gone.
 ABANDONED_S = 24 * 3600.0

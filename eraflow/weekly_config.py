@@ -20,11 +20,10 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from eraflow.config import build, read_toml
 from eraflow.errors import InputError
 from eraflow.rounds import Round
+from eraflow.store import STATE_FILE
 from eraflow.submission import SubmissionConfig
 
 CONFIG_FILE = "weekly.toml"
-STATE_FILE = "up.json"
-"""What `eraflow up` says of itself while it runs."""
 
 # The weekly round opens on Saturday at 12:00 UTC, often minutes later, and closes on Sunday at 14:00 UTC; the others
 # open from Tuesday to Friday at 12:00 UTC and close an hour later.

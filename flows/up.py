@@ -21,8 +21,7 @@ from typing import Any
 from filelock import Timeout
 
 from eraflow.errors import EXIT_DONE, InputError, StorageError
-from eraflow.store import Store, default_home, exclusive, utc_text, write_json
-from eraflow.weekly_config import STATE_FILE
+from eraflow.store import STATE_FILE, Store, default_home, exclusive, utc_text, write_json
 from flows import server
 from flows.judge import judge, judge_apart
 from flows.lifeline import GRACE_S
