@@ -1,16 +1,18 @@
 """What alarms say: the round, the time left, what happened, what it means, what to do. Sends nothing.
 
-Read `alarms_of`, which judges a finished round, and `missed`, for a round that nobody finished.
+Read `alarms_of`, which judges a finished round, and `missed`, for a round that nobody finished; `was_told` keeps what
+was told from being told again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Literal
 
 from eraflow.errors import NO_ROUND
+from eraflow.ledger import AlarmNote
 from eraflow.receipt import Receipt
 from eraflow.result import RoundResult
 from eraflow.rounds import Round, duration_text
@@ -21,6 +23,8 @@ from eraflow.weekly_config import AlarmConfig
 Kind = Literal["failure", "fallback", "missed", "receipt", "foreign", "test"]
 
 SHOWN = 6
+# What belongs to no round has the same title each week, and is told again after this long.
+QUIET = timedelta(hours=6)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +66,12 @@ def missed(opened: Round, slots: Iterable[str], now_utc: datetime, what: str) ->
             do=_rescue(opened.closes_at_utc, now_utc),
         ),
     )
+
+
+def was_told(alarm: Alarm, notes: Iterable[AlarmNote], now_utc: datetime) -> bool:
+    """Whether somebody was told the same already, of the same round; of no round, a short while ago."""
+    same = [note for note in notes if note.told and (note.round, note.title) == (alarm.round, alarm.title)]
+    return any(alarm.round is not None or now_utc - datetime.fromisoformat(note.at_utc) < QUIET for note in same)
 
 
 def _failure(result: RoundResult, now_utc: datetime) -> Alarm | None:

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
-from eraflow.alarm_texts import Alarm, Kind, alarms_of, missed
+from eraflow.alarm_texts import Alarm, Kind, alarms_of, missed, was_told
 from eraflow.errors import EraflowError, InputError
 from eraflow.transport import checked_address, get, refusal, without_secrets
 from eraflow.weekly_config import AlarmConfig, from_environment
@@ -28,7 +28,7 @@ from eraflow.weekly_config import AlarmConfig, from_environment
 if TYPE_CHECKING:
     import apprise
 
-__all__ = ["Alarm", "alarms_of", "beat", "check", "missed", "ring"]
+__all__ = ["Alarm", "alarms_of", "beat", "check", "missed", "ring", "was_told"]
 
 logger = logging.getLogger("eraflow")
 

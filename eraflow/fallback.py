@@ -1,15 +1,16 @@
 """What is sent when a fresh model cannot be there in time, and on weekdays: the newest good model, or a benchmark.
 
-A model is good if it is whole, of the same data version, not too old, and was above the configured floor on its
-hold-out. Models of the slot's own recipe come first. One that needs a feature which the live data no longer have is
-passed over, and that is said.
+Read `stand_in`, a step of the round. A model is good if it is whole, of the same data version, not too old, and was
+above the configured floor on its hold-out. Models of the slot's own recipe come first, and of those the ones that
+were trained as it is configured: others may be somebody's experiments. One that needs a feature which the live data
+no longer have is passed over, and that is said.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,16 +18,25 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from eraflow.errors import DataError, EraflowError, StorageError
+from eraflow.dataset import decode
+from eraflow.errors import DataError, EraflowError, RefusedError, StorageError, TrainingError
+from eraflow.files import File, adopt_files, fetch_for_round, fetch_live
 from eraflow.parquet import ParquetSource
 from eraflow.predictions import rank_uniform
+from eraflow.progress import Progress, silent
+from eraflow.recipes import Recipe
+from eraflow.request import Request, wanted_recipe
+from eraflow.result import ModelReport
+from eraflow.rounds import Round
+from eraflow.runs import FINISHED
+from eraflow.steps import Predicted, predicted_by, report_of, require_same_ids
 from eraflow.store import Store
-from eraflow.trained import MODEL, Trained, load
-from eraflow.weekly_config import FallbackConfig, WeeklyConfig
+from eraflow.tournament import Tournament
+from eraflow.trained import MODEL, Trained, load, predict_live
+from eraflow.weekly_config import WeeklyConfig
 
 logger = logging.getLogger("eraflow")
 
-WEEK_S = 7 * 24 * 3600.0
 BENCHMARK_FILE = "live_benchmark_models.parquet"
 
 
@@ -37,29 +47,113 @@ class NoStandInError(EraflowError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judged:
-    """A model in the store, and why it may not stand in (None if it may)."""
+class StandIn:
+    """What is sent in place of a fresh model's predictions."""
 
-    trained: Trained
-    against: str | None
+    predicted: Predicted
+    model: ModelReport | None
+    """None for a benchmark."""
+
+
+def stand_in(
+    request: Request, opened: Round, recipe: str, why: str, better_than: float | None, progress: Progress = silent
+) -> StandIn:
+    """Predictions of the newest good model, or of the benchmark if that is allowed; downloads live data alone.
+
+    With `better_than` only a model whose mean era Spearman is above it, and no benchmark. Raises `NoStandInError`.
+    """
+    tournament, store, config = Tournament.from_environment(), Store.open(request.home), request.config
+    file = _live_file(request, tournament, store, opened, progress)
+    try:
+        return _older_model(request, tournament, store, opened, file, recipe, why, better_than, progress)
+    except NoStandInError as nothing:
+        if better_than is not None or not config.fallback.benchmark:
+            raise
+        logger.warning("%s", nothing.message)
+        try:
+            return _benchmark(request, tournament, store, opened, file, recipe, why)
+        except (DataError, RefusedError) as error:
+            raise NoStandInError(f"{nothing.message}; nor can the benchmark: {error.message}") from error
+
+
+def _live_file(request: Request, tournament: Tournament, store: Store, opened: Round, progress: Progress) -> File:
+    current = fetch_live(tournament, store, opened, request.config.data_version, progress)
+    if request.data_from is not None:
+        require_same_ids(adopt_files(request.data_from, store, opened.number).live, current)
+    return current
+
+
+def _older_model(
+    request: Request, tournament: Tournament, store: Store, opened: Round, file: File, recipe: str, why: str,
+    better_than: float | None, progress: Progress,
+) -> StandIn:  # fmt: skip
+    with ParquetSource(file.path) as source:
+        features = set(source.names)
+    wanted, into = wanted_recipe(request, recipe), _decoded(store, opened)
+    models = good_models(store, request.config, wanted, features, tournament.now_utc())
+    for found in models:
+        if better_than is not None and score_of(found) <= better_than:
+            continue
+        live = decode(file.path, into=into, sha256=file.sha256, features=found.features, kind="live")
+        try:
+            prediction_N = predict_live(_on_cpu(found), live, progress)
+        except TrainingError as error:
+            logger.warning("model %s cannot stand in: %s", found.model_id, error.message)
+            continue
+        note = f"{why}; model {found.model_id} of {found.made_at_utc[:10]} predicted"
+        predicted = predicted_by(
+            request, opened.number, live, prediction_N, found, source="older-model", recipe=recipe, note=note
+        )
+        return StandIn(predicted=predicted, model=report_of(found))
+    raise NoStandInError(f"none of {len(models)} older models can stand in for {recipe}")
+
+
+def _benchmark(
+    request: Request, tournament: Tournament, store: Store, opened: Round, file: File, recipe: str, why: str
+) -> StandIn:
+    column, version = request.config.fallback.benchmark, request.config.data_version
+    with ParquetSource(file.path) as source:  # one feature, so that the decoded form has the ids
+        features = [name for name in source.names if name.startswith("feature_")][:1]
+    live = decode(file.path, into=_decoded(store, opened), sha256=file.sha256, features=features, kind="live")
+    path = fetch_for_round(tournament, store, opened, version, BENCHMARK_FILE).path
+    prediction_N = benchmark_predictions(path, column, live.id_N)
+    note = f"{why}; the benchmark {column} predicted"
+    predicted = predicted_by(
+        request, opened.number, live, prediction_N, None, source="benchmark", recipe=recipe, note=note
+    )
+    return StandIn(predicted=predicted, model=None)
+
+
+def _decoded(store: Store, opened: Round) -> Path:
+    return store.round_folder(opened.number) / "decoded"
+
+
+def _on_cpu(found: Trained) -> Trained:
+    """It takes seconds there, and the GPU may be gone, or full of what this one stands in for."""
+    training = replace(found.recipe.training, device="cpu")
+    return replace(found, recipe=replace(found.recipe, training=training))
 
 
 def good_models(
-    store: Store, config: WeeklyConfig, recipe: str, features: set[str], now_utc: datetime
+    store: Store, config: WeeklyConfig, wanted: Recipe, features: set[str], now_utc: datetime
 ) -> list[Trained]:
-    """The models that may stand in for `recipe` on live data with these `features`, the best choice first.
+    """The models that may stand in for the recipe `wanted` on live data with these `features`, the best choice first.
 
     Raises `NoStandInError` that says of each model why it does not.
     """
-    judged = [_judged(found, config, features, now_utc) for found in _models(store)]
-    good = [one.trained for one in judged if one.against is None]
+    judged = [(found, _against(found, config, features, now_utc)) for found in _models(store)]
+    good = [found for found, against in judged if against is None]
     if not good:
-        told = "; ".join(f"{one.trained.model_id} {one.against}" for one in judged) or "none is there yet"
+        told = "; ".join(f"{found.model_id} {against}" for found, against in judged) or "none is there yet"
         raise NoStandInError(
-            f"an older model must stand in for {recipe}, however no good one is there ({told[:600]}); train one with"
-            " `eraflow weekly`, or allow a benchmark with fallback.benchmark"
+            f"an older model must stand in for {wanted.name}, however no good one is there ({told[:600]}); train one"
+            " with `eraflow weekly`, or allow a benchmark with fallback.benchmark"
         )
-    return sorted(good, key=lambda found: (found.recipe.name == recipe, found.made_at_utc), reverse=True)
+    return sorted(good, key=lambda found: _choice(found, wanted), reverse=True)
+
+
+def _choice(found: Trained, wanted: Recipe) -> tuple[bool, bool, str]:
+    return found.recipe == wanted, found.recipe.name == wanted.name, found.made_at_utc
 
 
 def score_of(found: Trained) -> float:
@@ -95,28 +189,17 @@ def _models(store: Store) -> Iterator[Trained]:
             logger.debug("not a whole model: %s", error.message)
 
 
-def _judged(found: Trained, config: WeeklyConfig, features: set[str], now_utc: datetime) -> Judged:
-    return Judged(trained=found, against=_against(found, config.fallback, config.data_version, features, now_utc))
-
-
-def _against(
-    found: Trained, settings: FallbackConfig, version: str, features: set[str], now_utc: datetime
-) -> str | None:
-    age_weeks = (now_utc - datetime.fromisoformat(found.made_at_utc).astimezone(UTC)).total_seconds() / WEEK_S
+def _against(found: Trained, config: WeeklyConfig, features: set[str], now_utc: datetime) -> str | None:
+    """Why a model may not stand in; None if it may."""
+    against = config.against(
+        cut=found.cut,
+        data_version=found.data_version,
+        age_s=(now_utc - datetime.fromisoformat(found.made_at_utc).astimezone(UTC)).total_seconds(),
+        spearman_mean=found.validation.spearman_mean,
+    )
     missing = [name for name in found.features if name not in features]
-    if found.cut:
-        return "was never finished"
-    if found.data_version != version:
-        return f"is of data version {found.data_version or 'unknown'}, not {version}"
-    if missing:
+    if against is None and missing:
         return f"needs {missing[0]}, which the live data no longer have"
-    if age_weeks > settings.max_age_weeks:
-        return f"is {age_weeks:.1f} weeks old, above fallback.max_age_weeks = {settings.max_age_weeks:g}"
-    if not score_of(found) > settings.min_spearman:
-        return (
-            f"has a mean era Spearman of {found.validation.spearman_mean}, not above fallback.min_spearman ="
-            f" {settings.min_spearman:g}"
-        )
-    if any(not (folder / "fitted.safetensors").is_file() for folder in found.member_folders()):
+    if against is None and any(not (folder / FINISHED).is_file() for folder in found.member_folders()):
         return "has lost its weights"
-    return None
+    return against

@@ -30,8 +30,18 @@ UNEXAMINED: dict[str, Any] = {"validation_loss": None, "spearman_mean": None, "u
 class Gauge:
     """Reads the members' losses from the device, refuses one that is not finite, and tells progress."""
 
-    def __init__(self, progress: Progress, stage: str, steps: int, seconds: float, device: torch.device) -> None:
-        self.progress, self.stage, self.steps = progress, stage, steps
+    def __init__(
+        self,
+        progress: Progress,
+        stage: str,
+        *,
+        steps: int,
+        seconds: float,
+        device: torch.device,
+        full_speed: float | None = None,
+    ) -> None:
+        """`seconds` were spent before [s]; `full_speed` is that of the machine's matrix products alone [rows/s]."""
+        self.progress, self.stage, self.steps, self.full_speed = progress, stage, steps, full_speed
         self.read_every = 1 if device.type == "cpu" else READ_EVERY
         self.pending: list[Tensor] = []
         self.losses: list[list[float]] = []
@@ -42,13 +52,12 @@ class Gauge:
     def add(self, step: int, loss_K: Tensor, rows: int) -> None:
         self.pending.append(loss_K)
         self.rows += rows
-        if len(self.pending) >= self.read_every:
+        if len(self.pending) == self.read_every:
             self._read(step)
         if step + 1 - self.shown >= SHOW_EVERY and not self.pending:
-            now = time.perf_counter()
-            loss, rate = math.fsum(self.losses[-1]) / len(self.losses[-1]), self.rows / max(now - self.started, 1e-9)
-            self.rows, self.started, self.shown = 0, now, step + 1
-            self.progress(self.stage, step + 1, self.steps, f"loss {loss:.5f}, {rate:,.0f} rows/s")
+            loss, speed = math.fsum(self.losses[-1]) / len(self.losses[-1]), self._speed_text()
+            self.rows, self.started, self.shown = 0, time.perf_counter(), step + 1
+            self.progress(self.stage, step + 1, self.steps, f"loss {loss:.5f}, {speed}")
 
     def entries(self, step: int, rate: float, examined: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """For each member the epoch that ends with `step`, for its history; `examined` is what the hold-out says."""
@@ -71,10 +80,16 @@ class Gauge:
         self.progress(self.stage, step + 1, self.steps, text)
         self.rows, self.started, self.shown = 0, time.perf_counter(), step + 1
 
+    def _speed_text(self) -> str:
+        """Since it was last told; the share says how much of the time is spent in products that cannot be spared."""
+        rate = self.rows / max(time.perf_counter() - self.started, 1e-9)
+        share = "" if self.full_speed is None else f", {rate / self.full_speed:.0%} of this machine's matrix products"
+        return f"{rate:,.0f} rows/s{share}"
+
     def _read(self, step: int) -> None:
         if not self.pending:
             return
-        found = torch.stack(self.pending).tolist()
+        found = torch.cat(self.pending).view(len(self.pending), -1).tolist()
         for i, loss_K in enumerate(found):
             wrong = [loss for loss in loss_K if not math.isfinite(loss)]
             if wrong:

@@ -38,7 +38,6 @@ PATIENCE_S = 10.0
 PAST_ROUNDS = 5
 # Of each recipe only the newest models are read: a year leaves fifty.
 MODELS_READ = 4
-WEEK_S = 7 * 24 * 3600.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -307,15 +306,12 @@ def _model(path: Path, recipe: str, configuration: Configuration, now_utc: datet
         return None
     if made_at_utc is None:
         return None
-    settings, against = configuration.fallback, None
-    if told.get("cut"):
-        against = "was never finished"
-    elif told.get("data_version") != configuration.data_version:
-        against = f"is of data version {told.get('data_version') or 'unknown'}"
-    elif (now_utc - made_at_utc).total_seconds() > settings.max_age_weeks * WEEK_S:
-        against = f"is older than fallback.max_age_weeks = {settings.max_age_weeks:g}"
-    elif score is None or not score > settings.min_spearman:
-        against = f"is not above fallback.min_spearman = {settings.min_spearman:g}"
+    against = configuration.against(
+        cut=bool(told.get("cut")),
+        data_version=told.get("data_version"),
+        age_s=(now_utc - made_at_utc).total_seconds(),
+        spearman_mean=score,
+    )
     return ModelInUse(
         recipe=recipe, model_id=path.parent.name, made_at_utc=made_at_utc, spearman_mean=score, against=against
     )

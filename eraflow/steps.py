@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from eraflow import fallback, recipes, trained
+from eraflow import recipes, trained
 from eraflow.budget import Budget, budget_for, budget_text, unlimited
 from eraflow.columns import Kind
 from eraflow.dataset import StoredDataset, decode, open_stored
@@ -28,12 +28,11 @@ from eraflow.errors import (
     InputError,
     OutOfTimeError,
     StorageError,
-    TrainingError,
+    TournamentError,
     TransientError,
 )
-from eraflow.fallback import NoStandInError
 from eraflow.feature_sets import read_features_json
-from eraflow.files import File, Files, adopt_files, fetch_files, fetch_for_round, fetch_live
+from eraflow.files import File, Files, adopt_files, fetch_files, fetch_live
 from eraflow.ledger import Ledger
 from eraflow.parquet import ParquetSource
 from eraflow.progress import Progress, silent
@@ -83,15 +82,6 @@ class Predicted:
     """Why something other than a fresh model predicted."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class StandIn:
-    """What is sent in place of a fresh model's predictions."""
-
-    predicted: Predicted
-    model: ModelReport | None
-    """None for a benchmark."""
-
-
 def find_slots(request: Request) -> dict[str, Slot]:
     """The account's slots that this request is for. Raises `InputError` for one that the account does not have."""
     known = Tournament.from_environment().slots()
@@ -109,34 +99,42 @@ def find_slots(request: Request) -> dict[str, Slot]:
 def open_round(request: Request) -> Round:
     """The round that is current, or with `late = "submit"` the one that closed last; its times go into the ledger.
 
-    One that has yet to open is waited for as long as was asked for. Raises `ClosedError` if there is none; one whose
-    deadline has passed is returned where nothing was waited for, because its slots may be safe.
+    One that has yet to open is waited for as long as was asked for. Raises `ClosedError` if there is none, and what
+    the tournament raised if it cannot be asked; one whose deadline has passed is returned where nothing was waited
+    for, because its slots may be safe.
     """
     tournament, store = Tournament.from_environment(), Store.open(request.home)
-    give_up_s, said = time.monotonic() + request.wait_s, False
-    while True:
-        try:
-            opened = _open_round(tournament, request)
-            break
-        except (ClosedError, TransientError) as error:
-            left_s = give_up_s - time.monotonic()
-            if left_s <= 0:
-                raise
-            if not said:
-                logger.info("%s; asked again for %s", error.message, duration_text(left_s))
-                said = True
-            time.sleep(min(POLL_S, left_s, max(0.2, request.wait_s / 100)))
+    opened = _awaited(tournament, request) if request.wait_s else _current(tournament, request)
     Ledger(store.ledger_path, tournament.url).note_round(opened)
     return opened
 
 
-def _open_round(tournament: Tournament, request: Request) -> Round:
-    if request.config.submission.late == "submit":
-        return tournament.latest_round()
-    opened = tournament.current_round()
-    if request.wait_s:
-        _require_open(opened, tournament)
-    return opened
+def _current(tournament: Tournament, request: Request) -> Round:
+    return tournament.latest_round() if request.config.submission.late == "submit" else tournament.current_round()
+
+
+def _awaited(tournament: Tournament, request: Request) -> Round:
+    """The round that is open, as soon as one is; in the end what there is without waiting."""
+    give_up_s, said = time.monotonic() + request.wait_s, False
+    while True:
+        try:
+            opened = tournament.current_round()
+            _require_open(opened, tournament)
+            return opened
+        except (ClosedError, TransientError) as error:
+            left_s, waited_for = give_up_s - time.monotonic(), error
+        if left_s <= 0:
+            break
+        if not said:
+            logger.info("%s; asked again for %s", waited_for.message, duration_text(left_s))
+            said = True
+        time.sleep(min(POLL_S, left_s, max(0.2, request.wait_s / 100)))
+    if isinstance(waited_for, TransientError):
+        # Not as a passing fault: whoever tries those again would wait as long once more, and tell nobody meanwhile.
+        raise TournamentError(waited_for.message, code=waited_for.code)
+    if request.config.submission.late != "submit":
+        raise waited_for
+    return tournament.latest_round()
 
 
 def _require_open(opened: Round, tournament: Tournament) -> None:
@@ -178,14 +176,17 @@ def gather_files(request: Request, opened: Round | None, budget: Budget, progres
     if request.data_from is not None:
         found = adopt_files(request.data_from, store, opened.number if opened else None)
         if opened and request.submit:
-            _require_same_ids(found.live, fetch_live(Tournament.from_environment(), store, opened, version, progress))
+            require_same_ids(found.live, fetch_live(Tournament.from_environment(), store, opened, version, progress))
         return found
     tournament = Tournament.from_environment()
     return fetch_files(tournament, store, opened or tournament.current_round(), version, progress)
 
 
-def _require_same_ids(live: File, current: File) -> None:
-    """Nothing in a folder tells of which round its live file is, and ids of another round would be sent in vain."""
+def require_same_ids(live: File, current: File) -> None:
+    """Nothing in a folder tells of which round its live file is, and ids of another round would be sent in vain.
+
+    Raises `DataError` if they are not those of `current`.
+    """
     if live.sha256 == current.sha256:
         return
     with ParquetSource(live.path) as given, ParquetSource(current.path) as wanted:
@@ -247,7 +248,7 @@ def train(request: Request, prepared: Prepared, budget: Budget, progress: Progre
             progress=progress,
             notes=prepared.notes,
         )
-    return _told_of(fitted)
+    return report_of(fitted)
 
 
 @contextmanager
@@ -264,7 +265,8 @@ def _alone_in(folder: Path, budget: Budget) -> Iterator[None]:
         yield
 
 
-def _told_of(fitted: Trained) -> ModelReport:
+def report_of(fitted: Trained) -> ModelReport:
+    """What is told of a model."""
     return ModelReport(
         recipe=fitted.recipe.name,
         model_id=fitted.model_id,
@@ -288,77 +290,14 @@ def predict(request: Request, prepared: Prepared, model: ModelReport, progress: 
     live = open_stored(prepared.live, prepared.features)
     found = trained.load(model.folder)
     note = "its training was cut to be in time" if found.cut else None
-    return _predicted(request, prepared.round, live, trained.predict_live(found, live, progress), found, note=note)
+    return predicted_by(request, prepared.round, live, trained.predict_live(found, live, progress), found, note=note)
 
 
-def stand_in(
-    request: Request, opened: Round, recipe: str, why: str, better_than: float | None, progress: Progress = silent
-) -> StandIn:
-    """Predictions of the newest good model, or of the benchmark if that is allowed; downloads live data alone.
-
-    With `better_than` only a model whose mean era Spearman is above it, and no benchmark. Raises `NoStandInError`.
-    """
-    tournament, store, config = Tournament.from_environment(), Store.open(request.home), request.config
-    file = _live_file(request, tournament, store, opened, progress)
-    into = store.round_folder(opened.number) / "decoded"
-    with ParquetSource(file.path) as source:
-        features = set(source.names)
-    try:
-        models = fallback.good_models(store, config, recipe, features, tournament.now_utc())
-    except NoStandInError as nothing:
-        if better_than is not None or not config.fallback.benchmark:
-            raise
-        logger.warning("%s", nothing.message)
-        return _benchmark(request, tournament, store, opened, file, into, recipe, why)
-    for found in models:
-        if better_than is not None and fallback.score_of(found) <= better_than:
-            continue
-        live = decode(file.path, into=into, sha256=file.sha256, features=found.features, kind="live")
-        try:
-            prediction_N = trained.predict_live(found, live, progress)
-        except TrainingError as error:
-            logger.warning("model %s cannot stand in: %s", found.model_id, error.message)
-            continue
-        note = f"{why}; model {found.model_id} of {found.made_at_utc[:10]} predicted"
-        predicted = _predicted(
-            request, opened.number, live, prediction_N, found, source="older-model", recipe=recipe, note=note
-        )
-        return StandIn(predicted=predicted, model=_told_of(found))
-    raise NoStandInError(f"none of {len(models)} older models can stand in for {recipe}")
-
-
-def _live_file(request: Request, tournament: Tournament, store: Store, opened: Round, progress: Progress) -> File:
-    current = fetch_live(tournament, store, opened, request.config.data_version, progress)
-    if request.data_from is not None:
-        _require_same_ids(adopt_files(request.data_from, store, opened.number).live, current)
-    return current
-
-
-def _benchmark(
-    request: Request, tournament: Tournament, store: Store, opened: Round, file: File, into: Path, recipe: str, why: str
-) -> StandIn:
-    column, version = request.config.fallback.benchmark, request.config.data_version
-    ids = sorted(_some_features(file.path))
-    live = decode(file.path, into=into, sha256=file.sha256, features=ids, kind="live")
-    path = fetch_for_round(tournament, store, opened, version, fallback.BENCHMARK_FILE).path
-    prediction_N = fallback.benchmark_predictions(path, column, live.id_N)
-    note = f"{why}; the benchmark {column} predicted"
-    predicted = _predicted(
-        request, opened.number, live, prediction_N, None, source="benchmark", recipe=recipe, note=note
-    )
-    return StandIn(predicted=predicted, model=None)
-
-
-def _some_features(path: Path) -> list[str]:
-    """One feature, so that the decoded form has the ids."""
-    with ParquetSource(path) as source:
-        return [name for name in source.names if name.startswith("feature_")][:1]
-
-
-def _predicted(
+def predicted_by(
     request: Request, number: int | None, live: StoredDataset, prediction_N: npt.NDArray[np.float64],
     model: Trained | None, *, source: Source = "fresh", recipe: str | None = None, note: str | None = None,
 ) -> Predicted:  # fmt: skip
+    """Predictions as the bytes that will be sent, in a file of the round; `model` is None for a benchmark."""
     data = canonical_csv(live.id_N.tolist(), prediction_N)
     sha256, store = hashlib.sha256(data).hexdigest(), Store.open(request.home)
     folder = store.round_folder(number) if number is not None else store.data_folder("local")

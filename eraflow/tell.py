@@ -7,7 +7,7 @@ import os
 from datetime import UTC, datetime
 
 from eraflow import alarms
-from eraflow.alarms import Alarm, alarms_of
+from eraflow.alarms import Alarm, alarms_of, was_told
 from eraflow.errors import NO_ROUND, EraflowError
 from eraflow.ledger import Ledger
 from eraflow.request import Request
@@ -15,6 +15,7 @@ from eraflow.result import RoundResult
 from eraflow.rounds import duration_text
 from eraflow.store import Store
 from eraflow.tournament import Tournament
+from eraflow.transport import without_secrets
 from eraflow.verdict import is_verified
 from eraflow.weekly_config import AlarmConfig, read_configuration
 
@@ -24,7 +25,7 @@ logger = logging.getLogger("eraflow")
 def tell(request: Request, result: RoundResult) -> None:
     """Raise the alarms of a round that is over, and request the heartbeat if all its slots are verified.
 
-    What an earlier attempt has told already is not told again, except for what is still wrong.
+    What an earlier attempt has told of this round is not told again, except for what is still wrong.
     """
     if not request.submit or not request.config.slots:
         return
@@ -57,15 +58,24 @@ def ring(request: Request, alarm: Alarm, config: AlarmConfig) -> int:
 
 
 def _alarms(request: Request, result: RoundResult, config: AlarmConfig) -> list[Alarm]:
-    found = alarms_of(result, config, datetime.now(UTC), train=request.train)
-    codes = {receipt.error_code for receipt in result.receipts} | {(result.error or {}).get("code")}
-    if request.wait_s and result.round is None and codes & NO_ROUND:
+    now_utc = datetime.now(UTC)
+    found = alarms_of(result, config, now_utc, train=request.train)
+    if request.wait_s and (why := _never_opened(result)):
         title = f"eraflow: no round opened within {duration_text(request.wait_s)}"
-        body = "Look at the tournament's timetable, then at `eraflow status`; `eraflow weekly` plays a round by hand."
+        body = f"""What happened:
+- {without_secrets(why)}
+What it means: If a round is open all the same, it has no submission from this run.
+What to do now: Look at the tournament's timetable, then at `eraflow status`; `eraflow weekly` plays a round by hand."""
         found.append(Alarm(kind="failure", round=None, title=title, body=body))
     try:
-        ledger = Ledger(Store.open(request.home).ledger_path, Tournament.from_environment().url)
-        told = {(note.round, note.title) for note in ledger.alarms(50) if note.told}
+        notes = Ledger(Store.open(request.home).ledger_path, Tournament.from_environment().url).alarms(50)
     except EraflowError:
-        told = set()
-    return [alarm for alarm in found if (alarm.round, alarm.title) not in told]
+        notes = []
+    return [alarm for alarm in found if not was_told(alarm, notes, now_utc)]
+
+
+def _never_opened(result: RoundResult) -> str | None:
+    """What the tournament said instead of an open round; None if that was not it."""
+    told = [(receipt.error_code, receipt.error_message) for receipt in result.receipts]
+    told += [(result.error["code"], result.error["message"])] if result.error else []
+    return next((str(why) for code, why in told if result.round is None and code in NO_ROUND), None)

@@ -25,7 +25,7 @@ from typing import Any, Literal
 import torch
 
 from eraflow.errors import InputError, TrainingError
-from eraflow.exam import Exam
+from eraflow.exam import Exam, predict
 from eraflow.footprint import members_that_fit
 from eraflow.gauge import Gauge
 from eraflow.members import Members
@@ -33,7 +33,21 @@ from eraflow.models import Mlp, ModelConfig
 from eraflow.optimization import LOSSES, SCHEDULES, optimizer_for, set_rate
 from eraflow.progress import Progress, silent
 from eraflow.rows import Batches, Plan, Rows
-from eraflow.runs import FINISHED, FORMAT, Run, are_finished, part, read
+from eraflow.runs import CHECKPOINT, FINISHED, FORMAT, Run, are_finished, part, read
+from eraflow.speed import full_rows_a_second
+
+__all__ = [
+    "CHECKPOINT",
+    "FINISHED",
+    "Fitted",
+    "TrainingConfig",
+    "fit",
+    "initial",
+    "load_fitted",
+    "members_at_once",
+    "pick_device",
+    "predict",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +162,8 @@ def fit(
     loss_of, schedule = LOSSES[training.loss], SCHEDULES[training.schedule]
     exam = None if holdout is None else Exam(holdout, loss_of, plan.rows_an_epoch)
     batches = Batches(rows, plan.largest, device)
-    gauge = Gauge(progress, stage, plan.steps, run.seconds, device)
+    full_speed = full_rows_a_second(model, rows.n_features, len(seeds), plan, device)
+    gauge = Gauge(progress, stage, steps=plan.steps, seconds=run.seconds, device=device, full_speed=full_speed)
 
     for step in range(run.step, plan.steps):
         if enough():

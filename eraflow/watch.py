@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from eraflow import alarms
 from eraflow.alarms import Alarm
 from eraflow.at_work import at_work_s
-from eraflow.errors import NO_ROUND, ClosedError, CredentialsError, EraflowError, InputError
+from eraflow.errors import NO_ROUND, ClosedError, CredentialsError, EraflowError, InputError, TransientError
 from eraflow.later import Later
 from eraflow.ledger import Ledger
 from eraflow.receipt import Receipt
@@ -46,6 +46,9 @@ UNKNOWN_LEFT_S = 3600.0
 READBACK_S = 120.0
 # A run that has been at work for less than this share of the round's window is not late yet.
 PATIENCE = 0.25
+# A run that waits for the opening asks every 15 s, so it may come to a round that has just opened a little later [s].
+JUST_OPENED_S = 20.0
+LOOK_EACH_S = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +69,7 @@ class Watched:
     receipts: tuple[Receipt, ...] = ()
     """As of the end."""
     told: int = 0
-    """How many addresses took the first alarm."""
+    """How many addresses took the first alarm; 0 too if somebody was told the same before."""
     exit_code: int = 1
     """0 only if nothing had to be done."""
 
@@ -101,7 +104,7 @@ def check(home: Path, config_file: Path | None, environ: Mapping[str, str]) -> W
         alarm = read_configuration(path).alarm
         request = Later(lambda: _request(home, path), "reading the configuration").result(ASK_LIMIT_S)
     except EraflowError as error:
-        told = _ring(home, _blind(None, error), alarm, environ)
+        told = _ring_once(home, _blind(None, error), alarm, environ)
         did = (f"whether this week is safe cannot be asked: {error.message}",)
         return Watched(round=None, was_safe=False, is_safe=False, did=did, told=told, exit_code=error.exit_code)
     return watch(request, alarm, environ)
@@ -144,7 +147,7 @@ class _Watch:
             return Watched(round=found.round.number, was_safe=True, is_safe=True, did=(did,), exit_code=0)
         if found.left_s <= 0 and self.request.config.submission.late == "skip":
             return self._missed(found, missing)
-        busy_s = at_work_s(Store(self.home), found.round.number)
+        busy_s = _at_work_s(self.home, found)
         busy = busy_s is not None
         leave = busy and found.left_s > self.takeover_s
         if leave and busy_s is not None and busy_s < PATIENCE * _window_s(found.round):
@@ -161,7 +164,7 @@ class _Watch:
             round=found.round.number, was_safe=False, is_safe=False, did=(what,), left_s=found.left_s,
             missing=missing, receipts=tuple(found.receipts.values()), told=told,
         )  # fmt: skip
-        return watched if leave else self._after(watched, self._rescue(found.round, found.left_s))
+        return watched if leave else self._rescued(watched, found.round, found.left_s)
 
     def _is_played(self, opened: Round) -> bool:
         try:
@@ -171,11 +174,11 @@ class _Watch:
 
     def _unasked(self, error: EraflowError) -> Watched:
         """Nobody answered: the ledger may still know that all is well. Otherwise ring, and try all the same."""
-        known = _remembered(self.request)
+        known = _remembered(self.request, system_now_utc())
         if known is not None and not known.missing(self.request):
             safe = _safe(known)
             return replace(safe, did=(f"{safe.sentence}, says the ledger; {error.message}",))
-        told = self._ring(_blind(known, error))
+        told = _ring_once(self.home, _blind(known, error), self.alarm, self.environ)
         watched = Watched(
             round=known.round.number if known else None, was_safe=False, is_safe=False, told=told,
             did=(f"whether the round is safe cannot be asked: {error.message}",),
@@ -185,7 +188,7 @@ class _Watch:
         if isinstance(error, InputError | CredentialsError):
             return watched  # the round would be refused for the same reason
         left_s = known.left_s if known else UNKNOWN_LEFT_S
-        return self._after(watched, self._rescue(known.round if known else None, left_s))
+        return self._rescued(watched, known.round if known else None, left_s)
 
     def _missed(self, found: _Found, missing: tuple[str, ...]) -> Watched:
         """The deadline has passed: that is told once."""
@@ -193,7 +196,7 @@ class _Watch:
         did = f"round {number} was missed: the deadline passed {duration_text(found.left_s)} ago"
         alarm = alarms.missed(found.round, missing, found.now_utc, "no attempt made one before the deadline")
         alarm = replace(alarm, title=f"eraflow: round {number} was missed")
-        told = self._ring(alarm) if not _was_told(self.home, alarm) else 0
+        told = _ring_once(self.home, alarm, self.alarm, self.environ)
         return Watched(
             round=number, was_safe=False, is_safe=False, did=(did,), left_s=found.left_s, missing=missing,
             receipts=tuple(found.receipts.values()), told=told,
@@ -213,31 +216,9 @@ class _Watch:
             return False
         return self.request.train and (left_s <= 0 or left_s > self.takeover_s)
 
-    def _rescue(self, opened: Round | None, left_s: float) -> RoundResult | EraflowError:
-        """Play the round: with training while there is time, else first with what is there."""
-        ends_at_s = time.monotonic() + (left_s if left_s > 0 else UNKNOWN_LEFT_S)
-        trained = self._trains_first(opened, left_s)
-        if trained:
-            done = self._play(train=True, until_s=ends_at_s - (self.takeover_s if left_s > 0 else 0.0))
-            if _is_over(done) or ends_at_s - time.monotonic() > self.takeover_s:
-                return done  # what went wrong is told, and the next attempt has its time
-            logger.warning("the round has no submission yet; now the newest good model is sent")
-        done = self._play(train=False, until_s=ends_at_s + READBACK_S)
-        if trained or not _lacks_model(done):
-            return done
-        logger.warning("no older model could be sent; a fresh one is trained as far as there is time")
-        return self._play(train=True, until_s=ends_at_s + READBACK_S)
-
-    def _play(self, *, train: bool, until_s: float) -> RoundResult | EraflowError:
-        """One round by direct calls; an error if it has not ended by then, or could not be played."""
-        request = replace(self.request, train=train)
-        try:
-            return Later(lambda: _played(request), "the round").result(until_s - time.monotonic())
-        except Exception as error:
-            return _ours(error)
-
-    def _after(self, watched: Watched, done: RoundResult | EraflowError) -> Watched:
-        """Tell what came of it."""
+    def _rescued(self, watched: Watched, opened: Round | None, left_s: float) -> Watched:
+        """Play the round, and tell what came of it."""
+        done = self._rescue(opened, left_s)
         if isinstance(done, EraflowError):
             did = f"the round could not be played: {done.message}"
             self._ring(replace(_blind(None, done), round=watched.round, title=f"eraflow: {did}"))
@@ -246,7 +227,8 @@ class _Watch:
             return replace(watched, is_safe=True, did=(*watched.did, "no round is open after all"))
         from eraflow.tell import tell
 
-        tell(self.request, done)
+        # For a round of an hour an older model is the plan, and no fallback that anybody has to be told of.
+        tell(replace(self.request, train=self.request.train and not (opened and opened.is_daily)), done)
         judged = verdict(done)
         if judged.kind == "safe":
             body = (
@@ -259,8 +241,43 @@ class _Watch:
             did=(*watched.did, judged.sentence, *([judged.reason] if judged.reason else [])),
         )  # fmt: skip
 
+    def _rescue(self, opened: Round | None, left_s: float) -> RoundResult | EraflowError:
+        """Play the round: with training while there is time, else with what is there."""
+        ends_at_s = time.monotonic() + (left_s if left_s > 0 else UNKNOWN_LEFT_S)
+        if not self._trains_first(opened, left_s):
+            return _outcome(self._begun(train=False), ends_at_s + READBACK_S)
+        trained = self._begun(train=True)
+        done = _outcome(trained, ends_at_s - (self.takeover_s if left_s > 0 else 0.0))
+        if _is_over(done) or ends_at_s - time.monotonic() > self.takeover_s:
+            return done  # what went wrong is told, and the next attempt has its time
+        logger.warning("the round has no submission yet; now the newest good model is sent")
+        done = _outcome(self._begun(train=False), ends_at_s + READBACK_S)
+        # Without a model the training that is left is all that can help: it is cut in time, unless this process ends.
+        return done if _is_over(done) else _outcome(trained, ends_at_s + READBACK_S)
+
+    def _begun(self, *, train: bool) -> Later[RoundResult]:
+        """One round by direct calls."""
+        request = replace(self.request, train=train)
+        return Later(lambda: _played(request), "the round")
+
     def _ring(self, alarm: Alarm) -> int:
         return _ring(self.home, alarm, self.alarm, self.environ)
+
+
+def _outcome(begun: Later[RoundResult], until_s: float) -> RoundResult | EraflowError:
+    """What the round came to; an error if it has not ended by then, or could not be played."""
+    try:
+        return begun.result(until_s - time.monotonic())
+    except Exception as error:
+        return _ours(error)
+
+
+def _at_work_s(home: Path, found: _Found) -> float | None:
+    """For how long a run has been at work; one that waited for the opening is given the time to notice it."""
+    until_s = time.monotonic() + JUST_OPENED_S - (found.now_utc - found.round.opens_at_utc).total_seconds()
+    while (busy_s := at_work_s(Store(home), found.round.number)) is None and time.monotonic() < until_s:
+        time.sleep(LOOK_EACH_S)
+    return busy_s
 
 
 def _window_s(opened: Round) -> float:
@@ -277,7 +294,18 @@ def _ask(request: Request) -> _Found:
     """What the tournament and the ledger say of the open round. Raises `ClosedError` if there is none."""
     from eraflow.steps import find_slots, look_up, open_round
 
-    tournament, opened = Tournament.from_environment(), open_round(request)
+    tournament = Tournament.from_environment()
+    try:
+        opened = open_round(request)
+    except ClosedError as error:
+        with suppress(EraflowError):
+            tournament.glance()  # for its time
+        known = _remembered(request, tournament.now_utc())
+        if known is None or not known.missing(request):
+            raise
+        # Between rounds it answers with an error of unknown wording, which any other error looks like.
+        open_until = f"round {known.round.number} should be open until {known.round.closes_at_utc:%Y-%m-%d %H:%M} UTC"
+        raise TransientError(f"{error.message}, however {open_until}, as it said before") from error
     receipts = {}
     for name, slot in find_slots(request).items():
         try:
@@ -287,8 +315,8 @@ def _ask(request: Request) -> _Found:
             continue
         if found is not None:
             receipts[name] = found
-    with suppress(EraflowError):
-        tournament.glance()  # for its time
+    with suppress(ClosedError):
+        tournament.latest_round()  # for its time
     return _Found(round=opened, now_utc=tournament.now_utc(), receipts=receipts)
 
 
@@ -298,11 +326,11 @@ def _played(request: Request) -> RoundResult:
     return play(request, plain_steps())
 
 
-def _remembered(request: Request) -> _Found | None:
-    """The round that is open as far as the ledger remembers, and its slots; None if there is none."""
+def _remembered(request: Request, now_utc: datetime) -> _Found | None:
+    """The round that is open at `now_utc` as far as the ledger remembers, and its slots; None if there is none."""
 
     def read() -> _Found | None:
-        ledger, now_utc = _ledger(request.home), system_now_utc()
+        ledger = _ledger(request.home)
         opened = next((one for one in ledger.rounds(1) if one.is_open(now_utc)), None)
         if opened is None:
             return None
@@ -321,11 +349,13 @@ def _ledger(home: Path) -> Ledger:
     return Ledger(Store.open(home).ledger_path, Tournament.from_environment().url)
 
 
-def _was_told(home: Path, alarm: Alarm) -> bool:
+def _ring_once(home: Path, alarm: Alarm, config: AlarmConfig, environ: Mapping[str, str]) -> int:
+    """Tell, unless somebody was told the same already."""
     with suppress(EraflowError):
         notes = Later(lambda: _ledger(home).alarms(50), "the ledger").result(LEDGER_LIMIT_S)
-        return any(note.told and (note.round, note.title) == (alarm.round, alarm.title) for note in notes)
-    return False
+        if alarms.was_told(alarm, notes, system_now_utc()):
+            return 0
+    return _ring(home, alarm, config, environ)
 
 
 def _ring(home: Path, alarm: Alarm, config: AlarmConfig, environ: Mapping[str, str]) -> int:
@@ -367,13 +397,6 @@ def _is_over(done: RoundResult | EraflowError) -> bool:
         return False
     code = (done.error or {}).get("code")
     return code in NO_ROUND or all(is_verified(receipt) or receipt.error_code in NO_ROUND for receipt in done.receipts)
-
-
-def _lacks_model(done: RoundResult | EraflowError) -> bool:
-    """An older model was not to be had, so a fresh one is all that can help."""
-    from eraflow.fallback import NoStandInError
-
-    return isinstance(done, RoundResult) and any(r.error_code == NoStandInError.code for r in done.receipts)
 
 
 def _ours(error: Exception) -> EraflowError:

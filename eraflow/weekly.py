@@ -18,7 +18,7 @@ from typing import ParamSpec, TypeVar
 from eraflow.at_work import at_work
 from eraflow.budget import Budget, unlimited
 from eraflow.errors import ClosedError, EraflowError, OutOfTimeError
-from eraflow.fallback import NoStandInError
+from eraflow.fallback import NoStandInError, StandIn, stand_in
 from eraflow.files import Files
 from eraflow.ledger import Ledger
 from eraflow.measure import Meter
@@ -30,7 +30,6 @@ from eraflow.rounds import Round
 from eraflow.steps import (
     Predicted,
     Prepared,
-    StandIn,
     find_budget,
     find_slots,
     gather_files,
@@ -39,7 +38,6 @@ from eraflow.steps import (
     predict,
     prepare,
     report,
-    stand_in,
     submit_slot,
     train,
 )

@@ -24,6 +24,7 @@ from eraflow.store import STATE_FILE
 from eraflow.submission import SubmissionConfig
 
 CONFIG_FILE = "weekly.toml"
+WEEK_S = 7 * 24 * 3600.0
 
 # The weekly round opens on Saturday at 12:00 UTC, often minutes later, and closes on Sunday at 14:00 UTC; the others
 # open from Tuesday to Friday at 12:00 UTC and close an hour later.
@@ -117,6 +118,20 @@ class WeeklyConfig:
     submission: SubmissionConfig = field(default_factory=SubmissionConfig)
     fallback: FallbackConfig = field(default_factory=FallbackConfig)
 
+    def against(self, *, cut: bool, data_version: str | None, age_s: float, spearman_mean: float | None) -> str | None:
+        """Why a model that tells this of itself may not stand in for a fresh one; None if it may."""
+        floor, age_weeks = self.fallback.min_spearman, age_s / WEEK_S
+        if cut:
+            return "was never finished"
+        if data_version != self.data_version:
+            return f"is of data version {data_version or 'unknown'}, not {self.data_version}"
+        if age_weeks > self.fallback.max_age_weeks:
+            limit = f"fallback.max_age_weeks = {self.fallback.max_age_weeks:g}"
+            return f"is {age_weeks:.1f} weeks old, above {limit}"
+        if spearman_mean is None or not spearman_mean > floor:
+            return f"has a mean era Spearman of {spearman_mean}, not above fallback.min_spearman = {floor:g}"
+        return None
+
 
 @dataclass(frozen=True, kw_only=True)
 class Configuration(WeeklyConfig):
@@ -134,9 +149,20 @@ class Configuration(WeeklyConfig):
 def read_configuration(path: Path | None) -> Configuration:
     """The configuration in the file at `path`, or all defaults without one.
 
-    Raises `InputError` naming the dotted path of what is wrong.
+    Raises `InputError` naming the dotted path of what is wrong; of alarms never with the value, which may be an
+    address with a password.
     """
-    return build(Configuration, read_toml(path)) if path else Configuration()
+    if path is None:
+        return Configuration()
+    table = read_toml(path)
+    try:
+        return build(Configuration, table)
+    except InputError as error:
+        what, however, _ = error.message.partition(", however ")
+        if not (however and re.match(r"alarm\b", what)):
+            raise
+        problem = InputError(f"{what}, however it is not; what was given is not shown, as it may be a secret")
+    raise problem
 
 
 def default_config_file(home: Path) -> Path | None:

@@ -63,7 +63,8 @@ def tell_of_crash(flow: Any, flow_run: Any, state: Any) -> None:  # noqa: ARG001
     opened = found.round if found.is_open else None
     if opened and found.receipts and not missing:
         return  # its work was done
-    title, waits = f"eraflow: a {flow.name} run was ended from outside", "No round is open yet."
+    title = f"eraflow: a {flow.name} run was ended from outside"
+    waits = f"Whether a round is open cannot be asked: {found.trouble}." if found.trouble else "No round is open yet."
     if opened:
         title += f", round {opened.number} is not safe, {duration_text(opened.left_s(found.now_utc))} left"
         waits = f"Without a verified submission for round {opened.number}: {', '.join(missing) or 'every slot'}."

@@ -12,13 +12,21 @@ What each says stands in `eraflow.dashboard`. Whatever fails here is logged and 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from typing import TypeVar
 
+import httpx
 from prefect.artifacts import Artifact, create_markdown_artifact, create_table_artifact
 from prefect.client.schemas.objects import Artifact as ArtifactResponse
-from prefect.settings import PREFECT_API_URL
+from prefect.context import SyncClientContext
+from prefect.settings import (
+    PREFECT_API_REQUEST_TIMEOUT,
+    PREFECT_API_URL,
+    PREFECT_CLIENT_MAX_RETRIES,
+    temporary_settings,
+)
 
 from eraflow import dashboard
 from eraflow.dashboard import Answer
@@ -34,6 +42,9 @@ logger = logging.getLogger("eraflow")
 
 T = TypeVar("T")
 
+# For one request of a call [s], and how often it is tried again.
+LIMIT_S, RETRIES = 5.0, 1
+
 
 def show(what: str, call: Callable[[], T]) -> T | None:
     """Let `call` tell the dashboard something; None if it could not, for a record may never cost a submission."""
@@ -41,11 +52,25 @@ def show(what: str, call: Callable[[], T]) -> T | None:
         # A server that has gone would hold up a call for many seconds.
         if not answers(PREFECT_API_URL.value() or ""):
             raise ConnectionError("its server does not answer")
-        return call()
+        with _hurried():
+            return call()
     except Exception as error:
         reason = next(iter(str(error).splitlines()), "")
         logger.warning("the dashboard could not be given the %s (%s: %s)", what, type(error).__name__, reason)
         return None
+
+
+@contextmanager
+def _hurried() -> Iterator[None]:
+    """By default a server that says it is well, and whose database hangs, would hold up each call for six minutes."""
+    with ExitStack() as stack:
+        limits = {PREFECT_API_REQUEST_TIMEOUT: LIMIT_S, PREFECT_CLIENT_MAX_RETRIES: RETRIES}
+        stack.enter_context(temporary_settings(limits))
+        if of_run := SyncClientContext.get():  # keeps the patience with which it was made
+            client: httpx.Client = of_run.client._client
+            stack.callback(setattr, client, "timeout", client.timeout)
+            client.timeout = httpx.Timeout(LIMIT_S)
+        yield
 
 
 def week_begins(request: Request, opened: Round) -> None:

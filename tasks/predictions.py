@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from prefect import task
 
-from eraflow import steps
+from eraflow import fallback, steps
+from eraflow.fallback import StandIn
 from eraflow.request import Request
 from eraflow.result import ModelReport
 from eraflow.rounds import Round
-from eraflow.steps import Predicted, Prepared, StandIn
+from eraflow.steps import Predicted, Prepared
 from tasks.policy import NETWORK, PLAIN
 
 
@@ -21,4 +22,4 @@ def predict(request: Request, prepared: Prepared, model: ModelReport) -> Predict
 @task(name="stand in", task_run_name="stand in for {recipe}", timeout_seconds=1800, **NETWORK)
 def stand_in(request: Request, opened: Round, recipe: str, why: str, better_than: float | None) -> StandIn:
     """Predictions of the newest good model, or of the benchmark, on this round's live data."""
-    return steps.stand_in(request, opened, recipe, why, better_than)
+    return fallback.stand_in(request, opened, recipe, why, better_than)

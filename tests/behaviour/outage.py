@@ -197,7 +197,7 @@ class World:
         if self.process and self.process.poll() is None:
             self.process.terminate()
             self.process.wait(60)
-        wait_until(lambda: not self.processes(), 10)
+            wait_until(lambda: not self.processes(), 10)
 
     def end(self) -> None:
         """Leave nothing running, whatever became of it."""
@@ -225,6 +225,13 @@ class World:
             with suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
 
+    def kill_up(self) -> None:
+        """SIGKILL for `up` alone; what it started ends by itself within some seconds."""
+        if self.process:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """One `eraflow` command to its end, as a person or a timer of the system starts it."""
         return run([sys.executable, "-m", "flows", *arguments, "--config", str(self.config_file)], self.environment)
@@ -242,10 +249,16 @@ class World:
         answer.raise_for_status()
         return answer.json()
 
-    def trigger(self, name: str = "weekly") -> str:
-        """Start a run of a deployment by hand, as the dashboard does; returns its id."""
+    def trigger(self, name: str = "weekly", *, wait_s: float | None = None) -> str:
+        """Start a run of a deployment by hand, as the dashboard does; returns its id.
+
+        With `wait_s` [s] it waits for a round no longer than that.
+        """
         (found,) = [one for one in self.ask("deployments/filter", {}) if one["name"] == name]
-        return str(self.ask(f"deployments/{found['id']}/create_flow_run", {"state": {"type": "SCHEDULED"}})["id"])
+        body: dict[str, Any] = {"state": {"type": "SCHEDULED"}}
+        if wait_s is not None:
+            body["parameters"] = {"request": {**found["parameters"]["request"], "wait_s": wait_s}}
+        return str(self.ask(f"deployments/{found['id']}/create_flow_run", body)["id"])
 
     def run_of(self, identity: str) -> dict[str, Any]:
         (found,) = self.ask("flow_runs/filter", {"flow_runs": {"id": {"any_": [identity]}}})

@@ -168,6 +168,7 @@ def _command_unread(world: World) -> Outcome:
 def _serving_unread(world: World, folder: Path) -> Outcome:
     number = world.open_next_round()
     since_s = time.monotonic()
+    folder.mkdir()
     server = PrefectServer(folder)
     try:
         environment = {**world.environment, "PREFECT_API_URL": server.url}
@@ -212,23 +213,27 @@ def _unread(world: World, *command: str, environment: Mapping[str, str], lines: 
 
 
 def power_lost(folder: Path) -> Iterator[Outcome]:
-    """Everything is killed at the same instant in mid-run, and `up` is started again."""
+    """`up` alone, or everything at the same instant, is killed in mid-run, and `up` is started again."""
+    told = "`up`, started again, swept the dead run and caught up."
     with World(folder) as world:
         with world.up():
             number = in_the_middle_of_a_run(world)
-            world.kill()
-        world.local.faults.clear()
+            world.kill_up()
         since_s = time.monotonic()
         with world.up():
-            told = "`up`, started again, swept the dead run and caught up."
+            yield world.outcome("`up` alone killed in mid-run, started again at once", told, number, since_s)
+            number = in_the_middle_of_a_run(world)
+            world.kill()
+        since_s = time.monotonic()
+        with world.up():
             yield world.outcome("power lost in mid-run", told, number, since_s)
 
 
 def two_at_once(folder: Path) -> Iterator[Outcome]:
     """Two triggers at the same instant: of the deployment, of different deployments, of the command."""
     with World(folder) as world, world.up():
-        yield two_triggers(world, "weekly", "weekly")
-        yield two_triggers(world, "weekly", "manual")
+        yield triggers(world, "weekly", "weekly")
+        yield triggers(world, "weekly", "manual")
         number = world.open_next_round()
         since_s = time.monotonic()
         with ThreadPoolExecutor() as pool:
@@ -237,7 +242,7 @@ def two_at_once(folder: Path) -> Iterator[Outcome]:
         yield world.outcome("two `eraflow weekly` at the same instant", " / ".join(sorted(told)), number, since_s)
 
 
-def two_triggers(world: World, *names: str) -> Outcome:
+def triggers(world: World, *names: str) -> Outcome:
     """Open a round, and start a run of each of these deployments at the same instant."""
     number = world.open_next_round()
     since_s = time.monotonic()
@@ -246,8 +251,8 @@ def two_triggers(world: World, *names: str) -> Outcome:
     wait_until(lambda: all(world.run_of(run)["state_type"] in OVER for run in runs), PATIENCE_S)
     states = [world.run_of(run)["state"] for run in runs]
     told = " / ".join(sorted(f"{state['type'].lower()}: {state['message']}" for state in states))
-    what = f"`{names[0]}` twice" if len(set(names)) == 1 else " and ".join(f"`{name}`" for name in names)
-    return world.outcome(f"{what} at the same instant", told, number, since_s)
+    what = " and ".join(f"`{name}`" for name in names)
+    return world.outcome(f"{what} triggered at the same instant", told, number, since_s)
 
 
 def in_the_middle_of_a_run(world: World, seconds: float = SLOW_S) -> int:

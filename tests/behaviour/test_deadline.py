@@ -152,6 +152,32 @@ def test_a_model_that_has_lost_its_weights_never_stands_in(week: Week) -> None:
     assert "has lost its weights" in str(by_slot(result)["rehearsal_one"].error_message)
 
 
+def test_a_model_that_was_trained_as_it_is_configured_goes_before_a_newer_experiment(week: Week) -> None:
+    model_id = trained_before(week, **{"validation": _validation(week, 0.05)})
+    tried = week.play(week.request(slots=[], submit=False, assignments={"training.epochs": "2"}))
+    path = week.home / "models" / tried.models[0].model_id / MODEL
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"validation": _validation(week, 0.9)}))
+    result = week.play(dataclasses.replace(week.request(slots=ONE), train=False))
+    assert the_receipt(result) == ("submitted", "older-model", "bytes")
+    assert by_slot(result)["rehearsal_one"].model_id == model_id
+
+
+def test_a_model_of_a_gpu_that_has_gone_stands_in_all_the_same(week: Week) -> None:
+    model_id = trained_before(week, **{"validation": _validation(week, 0.05)})
+    path = week.home / "models" / model_id / "recipe.toml"
+    path.write_text(path.read_text().replace('device = "cpu"', 'device = "cuda:7"'))
+    result = week.play(dataclasses.replace(week.request(slots=ONE), train=False))
+    assert the_receipt(result) == ("submitted", "older-model", "bytes")
+
+
+def test_where_no_older_model_can_predict_the_benchmark_is_sent_if_that_was_allowed(week: Week) -> None:
+    trained_before(week, **{"validation": _validation(week, 0.05)})
+    for path in week.home.glob("models/*/*/fitted.safetensors"):
+        path.write_bytes(b"damaged")
+    result = week.play(dataclasses.replace(week.request(slots=ONE, assignments=BENCHMARK), train=False))
+    assert the_receipt(result) == ("submitted", "benchmark", "bytes")
+
+
 def test_without_a_model_the_benchmark_is_sent_if_that_was_allowed(week: Week) -> None:
     result = week.play(week.request(slots=ONE, assignments=BENCHMARK), steps=with_time(lambda: True))
     assert the_receipt(result) == ("submitted", "benchmark", "bytes")
@@ -214,6 +240,16 @@ def test_a_round_that_opens_late_is_waited_for(week: Week) -> None:
     request = dataclasses.replace(week.request(slots=ONE), wait_s=60.0)
     result = week.play(request)
     opening.join()
+    assert the_receipt(result) == ("submitted", "fresh", "bytes")
+
+
+def test_where_late_ones_are_sent_a_run_that_waits_waits_for_the_next_round_all_the_same(week: Week) -> None:
+    week.local.close_round()
+    opening = threading.Timer(1.0, lambda: week.local.open_next_round(delay_s=0))
+    opening.start()
+    result = week.play(dataclasses.replace(week.request(slots=ONE, late="submit"), wait_s=60.0))
+    opening.join()
+    assert result.round == 1402
     assert the_receipt(result) == ("submitted", "fresh", "bytes")
 
 

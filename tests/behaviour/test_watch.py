@@ -6,27 +6,36 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from eraflow.at_work import at_work, at_work_s
+from eraflow.budget import Budget
+from eraflow.errors import OutOfTimeError
+from eraflow.fallback import StandIn
 from eraflow.ledger import Ledger
 from eraflow.progress import Progress, silent
 from eraflow.rehearsal import Fault
-from eraflow.request import make_request
+from eraflow.request import Request, make_request
+from eraflow.result import ModelReport
 from eraflow.rounds import Round, system_now_utc
+from eraflow.steps import Prepared
 from eraflow.store import Store, exclusive
+from eraflow.tournament import Tournament
 from eraflow.watch import Watched, check, watch
 from eraflow.weekly import Steps, plain_steps
 from eraflow.weekly_config import read_configuration
 from tests.behaviour.week import SLOTS, Hold, Week, wait_until
 from tests.eraflow.raw_server import OK, Server, closed_port, sending
 
+DENIED = '{"errors": [{"message": "Cannot query field"}]}'
 ROOT = Path(__file__).resolve().parents[2]
 
 Check = Callable[..., Watched]
@@ -64,6 +73,8 @@ def configured(bell: Bell, monkeypatch: pytest.MonkeyPatch) -> Callable[[Week], 
     monkeypatch.setenv("BELL", bell.url)
     # Pictures have tests of their own, and a read-back of what is not there takes a minute.
     monkeypatch.setattr("eraflow.weekly.plain_steps", _without_report)
+    # Rounds that are looked at here have opened a moment ago.
+    monkeypatch.setattr("eraflow.watch.JUST_OPENED_S", 0.0)
 
     def configured(week: Week) -> Callable[..., Watched]:
         def ask(*lines: str) -> Watched:
@@ -137,6 +148,33 @@ def test_a_run_that_has_just_begun_is_no_reason_for_an_alarm(
     assert "round 1401 is not safe yet: a run has been at work on it for" in watched.sentence
 
 
+def test_a_run_that_waited_for_the_opening_may_take_a_moment_to_notice_it(
+    week: Week, configured: Callable[[Week], Check], bell: Bell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("eraflow.watch.JUST_OPENED_S", 60.0)
+    looked, over = threading.Event(), threading.Event()
+
+    def look(store: Store, number: int) -> float | None:
+        found = at_work_s(store, number)
+        looked.set()
+        return found
+
+    monkeypatch.setattr("eraflow.watch.at_work_s", look)
+
+    def run() -> None:
+        assert looked.wait(60)
+        with at_work(Store.open(week.home), 1401):
+            over.wait(60)
+
+    later = threading.Thread(target=run)
+    later.start()
+    watched = configured(week)()
+    over.set()
+    later.join()
+    assert (watched.exit_code, bell.told) == (0, [])
+    assert "a run has been at work on it for" in watched.sentence
+
+
 def test_a_run_at_work_is_left_alone_while_there_is_time(
     week: Week, configured: Callable[[Week], Check], bell: Bell
 ) -> None:
@@ -171,6 +209,34 @@ def test_a_run_that_hangs_is_overtaken_by_the_fallback_when_time_is_short(
         "eraflow: round 1402 was sent with a fallback",
         "eraflow: round 1402 is safe now",
     ]
+
+
+def test_without_an_older_model_a_training_that_is_overtaken_is_waited_for(
+    week: Week, configured: Callable[[Week], Check], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As at the deadline: the older model is looked for while the training is at work, which is all that can help."""
+    looked_for, plain = list[str](), plain_steps
+
+    def steps(progress: Progress = silent) -> Steps:
+        made = _without_report(progress)
+
+        def train(request: Request, prepared: Prepared, budget: Budget) -> ModelReport:
+            if not request.train:
+                raise OutOfTimeError("another run is at work on it, and there is no more time")
+            wait_until(lambda: len(looked_for) >= 2)
+            return plain().train(request, prepared, budget)
+
+        def stand_in(*arguments: Any) -> StandIn:
+            looked_for.append("once before a training is tried, once after it")
+            return plain().stand_in(*arguments)
+
+        return replace(made, train=train, stand_in=stand_in)
+
+    monkeypatch.setattr("eraflow.weekly.plain_steps", steps)
+    left_s = Tournament.from_environment().current_round().left_s(week.local.now_utc())
+    watched = configured(week)("[fallback]", f"takeover_s = {left_s - 4}")
+    assert watched.is_safe, watched.sentence
+    assert {receipt.source for receipt in watched.receipts} == {"fresh"}
 
 
 def test_without_an_older_model_a_fresh_one_is_trained_even_when_time_is_short(
@@ -210,6 +276,20 @@ def test_a_tournament_that_comes_back_without_an_open_round_ends_well(
     assert bell.told == ["eraflow: whether this week is safe cannot be asked"]
 
 
+def test_a_tournament_that_denies_a_round_which_it_has_opened_is_not_believed(
+    week: Week, configured: Callable[[Week], Check], bell: Bell
+) -> None:
+    ledger, now_utc = Ledger(Store.open(week.home).ledger_path, week.local.url), system_now_utc()
+    ledger.note_round(
+        Round(number=1401, opens_at_utc=now_utc.replace(year=2000), closes_at_utc=now_utc.replace(year=2999))
+    )
+    week.local.faults.add(Fault(where="query:rounds", what="status", code=200, body=DENIED, times=None))
+    watched = configured(week)()
+    assert (watched.exit_code, watched.was_safe, watched.missing) == (1, False, SLOTS)
+    assert "Cannot query field, however round 1401 should be open until" in watched.sentence
+    assert bell.told[0].startswith("eraflow: whether round 1401 is safe cannot be asked, ")
+
+
 def test_what_the_ledger_knows_is_verified_needs_no_answer(
     week: Week, configured: Callable[[Week], Check], bell: Bell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -235,11 +315,11 @@ def test_a_tournament_that_hangs_keeps_no_alarm_from_ringing(
     request = make_request(home=week.home, slots=SLOTS, recipe="simple-mlp")
     week.local.faults.add(Fault(where="any query", what="hang", times=None))
     started = time.monotonic()
-    ask("[fallback]")
+    assert ask("[fallback]").told == 1
     watched = watch(request, read_configuration(week.home / "weekly.toml").alarm, os.environ)
     assert time.monotonic() - started < 15
-    assert (watched.exit_code, watched.told) == (1, 1)
-    assert bell.told[:1] == ["eraflow: whether this week is safe cannot be asked"]
+    assert (watched.exit_code, watched.told) == (1, 0), "the same is not told twice within hours"
+    assert bell.told.count("eraflow: whether this week is safe cannot be asked") == 1
     assert "the round could not be played: the round did not answer within" in watched.sentence
 
 
@@ -259,12 +339,21 @@ def test_a_kind_of_round_that_is_not_scheduled_is_nobodys_loss(
     assert "nothing is scheduled" in watched.sentence
 
 
-def test_a_daily_round_is_sent_with_the_newest_model_first(
-    week: Week, configured: Callable[[Week], Check], monkeypatch: pytest.MonkeyPatch
+def test_a_daily_round_is_sent_with_the_newest_model_which_is_no_fallback_to_be_told_of(
+    weeks: Week, configured: Callable[[Week], Check], bell: Bell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    ask, floor = configured(weeks), "[fallback]\nmin_spearman = -1.0"
+    ask(floor)
+    weeks.local.open_next_round(delay_s=0)
+    heard = len(bell.told)
     monkeypatch.setattr("eraflow.rounds.SHORT_WINDOW", timedelta(days=30))
-    watched = configured(week)("[fallback]", "min_spearman = -1.0")
+    watched = ask(floor)
     assert "the newest good model is sent now" in watched.sentence
+    assert {receipt.source for receipt in watched.receipts} == {"older-model"}
+    assert [title.partition(", ")[0] for title in bell.told[heard:]] == [
+        "eraflow: round 1402 has no verified submission yet",
+        "eraflow: round 1402 is safe now",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -60,12 +60,12 @@ def test_members_are_the_plain_networks_forward_and_backward(name: str, count: i
 
 def test_the_networks_are_views_of_what_is_trained() -> None:
     nets, generators = networks(ModelConfig(hidden=(4,)), 2)
-    before = [net.layers[0].weight.detach().clone() for net in nets]
+    before = [net.get_parameter("layers.0.weight").detach().clone() for net in nets]
     members = Members(nets, 8, generators)
     assert torch.equal(members.parameters["layers.0.weight"], torch.stack(before))
     members.parameters["layers.0.weight"][1].add_(1)
-    assert torch.equal(nets[0].layers[0].weight, before[0])
-    assert torch.equal(nets[1].layers[0].weight, before[1] + 1)
+    assert torch.equal(nets[0].get_parameter("layers.0.weight"), before[0])
+    assert torch.equal(nets[1].get_parameter("layers.0.weight"), before[1] + 1)
 
 
 @pytest.mark.parametrize("training", [ROWWISE, ERAWISE], ids=["by rows", "by eras"])

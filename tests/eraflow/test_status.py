@@ -183,7 +183,7 @@ def test_the_newest_good_model_of_a_recipe_is_shown_with_age_and_score(status: L
     assert model_in_use.against == "was never finished"
     (home / "models" / "simple-mlp-bbbbbbbbbbbb" / "model.json").write_text("{")
     (model_in_use,) = status(NOWHERE).models
-    assert model_in_use.against == "is older than fallback.max_age_weeks = 8"
+    assert model_in_use.against == "is 9.4 weeks old, above fallback.max_age_weeks = 8"
 
 
 def test_the_next_attempts_are_those_of_the_schedule(status: Look) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sqlite3
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -124,6 +126,19 @@ def test_a_round_that_was_waited_for_and_never_opened_is_told(request_: Request,
     assert endpoint.alarms == []
     tell(dataclasses.replace(request_, wait_s=60.0), closed)
     assert "no round opened within 1 min" in endpoint.alarms[0]["title"]
+    assert "nan" in endpoint.alarms[0]["message"], "what the tournament said instead"
+
+
+def test_what_belongs_to_no_round_is_told_again_the_next_time_it_happens(request_: Request, endpoint: Endpoint) -> None:
+    refused = dataclasses.replace(FAILED, round=None, error_code="credentials", exit_code=4)
+    result = RoundResult(round=None, receipts=(refused,))
+    tell(request_, result)
+    tell(request_, result)
+    assert len(endpoint.alarms) == 1
+    with closing(sqlite3.connect(Store.open(request_.home).ledger_path)) as connection, connection:
+        connection.execute("UPDATE alarms SET at_utc = '2026-01-01T00:00:00.000000+00:00'")
+    tell(request_, result)
+    assert [alarm["title"] for alarm in endpoint.alarms] == ["eraflow: a run stopped"] * 2
 
 
 def test_a_configuration_that_has_gone_costs_nothing_but_the_telling(request_: Request, endpoint: Endpoint) -> None:

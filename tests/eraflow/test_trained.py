@@ -12,18 +12,24 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from eraflow import metrics, trained
+from eraflow import footprint, metrics, trained
 from eraflow.config import override
 from eraflow.dataset import decode
 from eraflow.errors import DataError, InputError, StorageError
+from eraflow.exam import predict
+from eraflow.footprint import bytes_a_row, bytes_of_weights
 from eraflow.predictions import ensemble, rank_uniform
 from eraflow.recipes import Recipe, get
 from eraflow.rows import Rows
+from eraflow.runs import FINISHED
 from eraflow.store import sha256_of
 from eraflow.stored import StoredDataset
 from eraflow.trained import Trained, load, model_id, predict_live, train
-from eraflow.training import FINISHED, load_fitted, predict
+from eraflow.training import load_fitted
+from tests.eraflow.fitting import Enough
 
+# Of one member of `simple-mlp`: 6 epochs of the purged rows in batches of 64.
+STEPS = 6 * -(-32 * 30 // 64)
 FEATURES = tuple(f"feature_{i}" for i in range(6))
 
 
@@ -151,11 +157,46 @@ def test_validation_is_that_of_the_members_mean_rank(market: Market, tmp_path: P
     assert found.validation.numerai_corr_mean == pytest.approx(metrics.summary(corr).mean)
 
 
-def test_members_do_not_depend_on_each_other(market: Market, tmp_path: Path) -> None:
-    three = run(market, tmp_path / "a", recipe("era-pearson", prediction__members="3"))
-    second = run(market, tmp_path / "b", recipe("era-pearson", prediction__members="1", training__seed="1"))
-    alone, among = second.members()[0].state_dict(), three.members()[1].state_dict()
-    assert all(bool((alone[name] == among[name]).all()) for name in alone)
+def test_members_are_trained_in_groups_where_memory_is_short_and_come_out_the_same(
+    market: Market, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = recipe("era-pearson", prediction__members="3")
+    together = run(market, tmp_path / "a", wanted)
+    stages: set[str] = set()
+    room = bytes_of_weights(wanted.model, 6, 2) + 4 * 30 * bytes_a_row(wanted.model, 6, 2)
+    monkeypatch.setattr(footprint, "free_bytes", lambda device: round(room / footprint.SHARE) + 10)
+    groups = run(
+        market, tmp_path / "b", wanted, progress=lambda stage, done, total, text="": stages.add(stage.partition("-")[2])
+    )
+    assert {"pearson 1 to 2 of 3", "pearson 3 to 3 of 3"} <= stages
+    rows = Rows.of(market.validation.codes_NF, market.validation.column("target"), market.validation.era_N).labelled()
+    ours, theirs = predict(together.members(), rows), predict(groups.members(), rows)
+    # The correlation that is trained on does not know a member's mean, which rounding moves.
+    np.testing.assert_allclose(ours - ours.mean(1)[:, None], theirs - theirs.mean(1)[:, None], atol=1e-3)
+    assert found_members(groups) == ["final-0", "final-1", "final-2"]
+
+
+def found_members(made: Trained) -> list[str]:
+    return [path.name for path in made.member_folders()]
+
+
+def test_a_member_that_is_cut_is_left_out_where_another_is_whole(
+    market: Market, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = recipe(prediction__members="2", training__refit="false")
+    monkeypatch.setattr("eraflow.trained.members_at_once", lambda *given: 1)
+    one = run(market, tmp_path / "a", wanted, enough=Enough(STEPS + 40))
+    assert (found_members(one), one.cut) == (["holdout-0"], True)
+    monkeypatch.undo()
+    both = run(market, tmp_path / "b", wanted, enough=Enough(40))
+    assert (found_members(both), both.cut) == (["holdout-0", "holdout-1"], True)
+    assert both.steps < one.steps
+    assert not run(market, tmp_path / "b", wanted).cut
+
+
+def wanted_steps(market: Market) -> int:
+    """Of one member of `simple-mlp`: 6 epochs of the purged rows in batches of 64."""
+    return 6 * -(-32 * 30 // 64)
 
 
 def test_the_refit_takes_as_many_steps_and_is_what_predicts(market: Market, tmp_path: Path) -> None:

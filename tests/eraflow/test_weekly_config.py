@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import traceback
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -41,6 +42,21 @@ def written(tmp_path: Path, text: str) -> Path:
 def test_what_is_wrong_is_refused_by_its_path(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(InputError, match=said):
         read_configuration(written(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[alarm]\nurls = "mailtos://me:hidden@host"\n',
+        '[alarm]\nurls = [["mailtos://me:hidden@host"]]\n',
+        '[alarm]\nheartbeat_url = ["https://host/hidden"]\n',
+        'alarm = "mailtos://me:hidden@host"\n',
+    ],
+)
+def test_no_address_is_told_where_one_stands_in_the_wrong_place(tmp_path: Path, text: str) -> None:
+    with pytest.raises(InputError, match=r"alarm.* must be .*, however it is not; .* may be a secret") as refused:
+        read_configuration(written(tmp_path, text))
+    assert "hidden" not in "".join(traceback.format_exception(refused.value))
 
 
 def test_without_a_file_everything_has_its_default(tmp_path: Path) -> None:

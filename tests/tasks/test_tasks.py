@@ -69,6 +69,11 @@ def test_an_artifact_that_fails_is_one_line_and_nothing_else(tried: Tried) -> No
     assert "the dashboard could not be given the artifact model gone (StorageError" in tried.err
 
 
+def test_a_server_that_is_well_and_does_not_answer_holds_nothing_up(tried: Tried) -> None:
+    assert 0.2 < tried.found["hung_s"] < 10
+    assert "the dashboard could not be given the page (ReadTimeout" in tried.err
+
+
 def test_each_recipe_has_a_key_of_its_own_whatever_its_name(artifacts: dict[str, dict[str, Any]]) -> None:
     assert set(artifacts) == {"model-simple-mlp", "model-my-recipe-2", "week", "scores"}
     assert {one["type"] for one in artifacts.values()} == {"markdown"}

@@ -20,6 +20,7 @@ from eraflow.progress import silent
 from eraflow.request import make_request
 from flows import prefect_home
 from tests.eraflow.made_up import failed, model_of, round_of, sent
+from tests.eraflow.raw_server import Server, never
 
 
 def main(home: Path) -> None:
@@ -37,6 +38,7 @@ def main(home: Path) -> None:
         found["tries"] = tries()
         found["timeouts"] = [timed_out(lambda: time.sleep(60)), timed_out(blocked)]
         found["harmless"] = harmless()
+        found["hung_s"] = hung_s()
         shown(home)
         named()
         named()
@@ -142,6 +144,23 @@ def harmless() -> list[object]:
         show("other artifact", broken),
         str(show("third", lambda: "shown")),
     ]
+
+
+def hung_s() -> float:
+    """How long a server holds up a call that says it is well and answers nothing else [s]."""
+    from prefect.artifacts import create_markdown_artifact
+    from prefect.context import SyncClientContext
+
+    from tasks.artifacts import show
+
+    server = Server(never)
+    with server.running() as url, SyncClientContext() as of_run, patch("tasks.artifacts.LIMIT_S", 0.2):
+        client = of_run.client._client
+        there, client.base_url = client.base_url, f"{url}/api"
+        started = time.monotonic()
+        show("page", lambda: create_markdown_artifact(markdown="text", key="page"))
+        client.base_url = there
+        return time.monotonic() - started
 
 
 def shown(home: Path) -> None:

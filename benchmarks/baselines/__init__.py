@@ -1,0 +1,1 @@
+"""What eraflow is measured against, in our own words; for benchmarks only."""

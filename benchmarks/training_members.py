@@ -1,0 +1,55 @@
+"""Several members trained in one pass against as many runs of one.
+
+    python benchmarks/training_members.py [--rounds 5] [--features 780] [--full]
+
+K = 4 members of `simple-mlp` (aim: 0.8 of four runs) and the 3 members of `era-pearson`, with a hold-out that is
+examined after each epoch, as in a real round. Below each the share of the machine's own matrix products: what a
+member cannot share with others is its products, so K members cost at least that share of a run.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import replace
+
+from training_rounds import interleaved, machine_text, made_up, products, ratio_text, trainer
+
+from eraflow.recipes import Recipe, get
+
+BATCH, ERAS_A_STEP, ERA = 2048, 4, 1250
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--features", type=int, default=780)
+    parser.add_argument("--full", action="store_true", help="ten times the rows")
+    given = parser.parse_args()
+    factor = 10 if given.full else 1
+    print(machine_text())
+    simple, pearson = get("simple-mlp"), get("era-pearson")
+    simple = replace(simple, training=replace(simple.training, epochs=2, device="cpu"))
+    pearson = replace(pearson, training=replace(pearson.training, steps=10 * factor, device="cpu"))
+    measure(simple, 4, given.features, 30 * BATCH * factor, 60 * factor, BATCH, given.rounds)
+    measure(pearson, 3, given.features, 40 * ERA, 10 * factor, ERAS_A_STEP * ERA, given.rounds)
+
+
+def measure(recipe: Recipe, count: int, features: int, rows: int, steps: int, batch: int, rounds: int) -> None:
+    train, holdout = made_up(rows, features, ERA), made_up(rows // 2, features, ERA, seed=1)
+    seeds = list(range(count))
+    alone = [trainer(train, recipe.model, recipe.training, [seed], holdout) for seed in seeds]
+    sides: dict[str, Callable[[], None]] = {
+        "together": trainer(train, recipe.model, recipe.training, seeds, holdout),
+        "one by one": lambda: [run() for run in alone] and None,
+        "products": products(recipe.model, features, batch, steps * count),
+    }
+    found = interleaved(sides, rounds)
+    print(f"\n{recipe.name}, {count} members, F = {features}")
+    print(f"  cost of {count} together against {count} runs: {ratio_text(found['together'], found['one by one'])}")
+    for name in ("together", "one by one"):
+        print(f"  share of the products' speed, {name}: {ratio_text(found['products'], found[name])}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
