@@ -63,7 +63,8 @@ def test_the_json_has_the_keys_of_the_contract() -> None:
     assert found["submissions"] == [
         {
             "model": "one", "recipe": "simple-mlp", "source": "fresh", "model_id": None, "submission_id": "s1",
-            "sha256": "ab12", "status": "submitted", "verified": "bytes", "origin": "own", "sent_at_utc": "2026-08-22T12:04:08+00:00",
+            "sha256": "ab12", "status": "submitted", "verified": "bytes", "origin": "own",
+            "sent_at_utc": "2026-08-22T12:04:08+00:00",
         }
     ]  # fmt: skip
     assert (found["seconds"], found["report"]) == ({"training": 1.235}, "/rounds/7/report.md")
