@@ -4,8 +4,9 @@
 
 Prints processes and memory of an idle `up` in a fresh home, the CPU time of a minute of idling, and how database and
 home grow over the runs of the pinned schedules, five rounds a week (see `played_runs`). Then the database's rows are
-made three months older, `up` is started again, and it is shown what its own services remove and whether the file
-shrinks; more runs show whether it grows on. Linux only.
+made older, first by more than a week and then by more than three months, and each time `up` is started and it is
+shown what its own services remove and whether the file shrinks; more runs show whether it grows on. Linux only; half
+an hour.
 """
 
 from __future__ import annotations
@@ -14,16 +15,15 @@ import argparse
 import os
 import sqlite3
 import statistics
-import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from benchmarks.played_runs import PINNED, SCHEDULED, PlayedRuns
+from benchmarks.played_runs import PINNED, SCHEDULED, PlayedRuns, due_in_a_week
 from eraflow.rehearsal import MarketConfig
 from eraflow.weekly_config import next_times
 from flows.server import RETENTION_S
@@ -41,7 +41,11 @@ OF_RUNS = (
 )  # fmt: skip
 # The columns that decide how old a row is.
 AGED = (("flow_run", "end_time"), ("events", "occurred"), ("event_resources", "occurred"))
+# What the server keeps: ours for runs, Prefect's own for events.
+RUNS_KEPT, EVENTS_KEPT = timedelta(seconds=RETENTION_S), timedelta(days=7)
 COMPARED = 3
+SHOWN_BYTES = 20_000
+VACUUM_LIMIT_S = 300.0
 # Events reach the database some seconds after what they tell of.
 LATE_EVENTS_S = 10.0
 
@@ -140,9 +144,14 @@ def settle(world: World) -> None:
             return
 
 
+def read_only(world: World) -> sqlite3.Connection:
+    return sqlite3.connect(f"file:{world.home / 'prefect' / 'prefect.db'}?mode=ro", uri=True)
+
+
 def sizes(world: World) -> Sizes:
+    """As of now; the server may be running."""
     database = world.home / "prefect" / "prefect.db"
-    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+    with closing(read_only(world)) as connection:
         page_bytes, pages, free_pages = (
             connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_size", "page_count", "freelist_count")
         )
@@ -161,11 +170,13 @@ def bytes_below(folder: Path) -> int:
 
 
 def rows(world: World) -> dict[str, int]:
-    """Table -> its rows, for what runs leave behind."""
-    with closing(sqlite3.connect(f"file:{world.home / 'prefect' / 'prefect.db'}?mode=ro", uri=True)) as connection:
+    """Table -> how many rows it has."""
+    with closing(read_only(world)) as connection:
         tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-        count = {name: connection.execute(f'SELECT count(*) FROM "{name}"').fetchone()[0] for name in tables}  # noqa: S608
-    return {name: count[name] for name in sorted(count) if count[name] or name in OF_RUNS}
+        return {
+            name: connection.execute(f'SELECT count(*) FROM "{name}"').fetchone()[0]  # noqa: S608
+            for name in sorted(tables)
+        }
 
 
 def show_rows(before: dict[str, int], after: dict[str, int]) -> None:
@@ -204,17 +215,22 @@ def age(world: World, by: timedelta) -> None:
             )
 
 
+def rows_from_before(world: World, moment_utc: datetime, table: str) -> int:
+    """How many rows that belong to ended runs were written before that moment."""
+    ended = {"flow_run": " AND end_time IS NOT NULL", "flow_run_state": " AND type <> 'SCHEDULED'"}.get(table, "")
+    with closing(read_only(world)) as connection:
+        found = connection.execute(
+            f"SELECT count(*) FROM {table} WHERE created < ?{ended}",  # noqa: S608
+            (f"{moment_utc:%Y-%m-%d %H:%M:%S}",),
+        )
+        return int(found.fetchone()[0])
+
+
 def machine() -> str:
-    model = next(
-        (
-            line.partition(":")[2].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if "model name" in line
-        ),
-        "unknown",
-    )
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    return f"{os.cpu_count()} cores ({model}), commit {commit.stdout.strip()}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
+    """Where and on what this ran."""
+    told = [line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines()]
+    model = next((text.strip() for name, _, text in told if name.startswith("model name")), "unknown")
+    return f"{os.cpu_count()} cores ({model}), {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def measure_idle(world: World, idle_s: float) -> None:
@@ -230,8 +246,8 @@ def measure_idle(world: World, idle_s: float) -> None:
     )
 
 
-def measure_growth(world: World, runs: PlayedRuns, count: int) -> None:
-    """What so many runs leave behind."""
+def measure_growth(world: World, runs: PlayedRuns, count: int) -> int:
+    """What so many runs leave behind; returns what was in use before them [bytes]."""
     before, rows_before = sizes(world), rows(world)
     print(f"before: {before}")
     seconds = runs.play(count)
@@ -240,13 +256,11 @@ def measure_growth(world: World, runs: PlayedRuns, count: int) -> None:
     print(f"after: {after}")
     print(f"the database grows by {mb((after.used_bytes - before.used_bytes) / count * 100)} MB per 100 runs")
     show_rows(rows_before, rows(world))
-    for folder in sorted(world.home.iterdir()):
-        if folder.is_dir():
-            print(f"  {folder.name + '/':24} {mb(bytes_below(folder))} MB")
-        elif folder.suffix == ".sqlite":
-            print(f"  {folder.name:24} {mb(folder.stat().st_size)} MB")
-    for path in sorted((world.home / "prefect").glob("*")):
-        print(f"  prefect/{path.name:16} {mb(bytes_below(path) if path.is_dir() else path.stat().st_size)} MB")
+    for path in (*world.home.iterdir(), *(world.home / "prefect").iterdir()):
+        size_bytes = bytes_below(path) if path.is_dir() else path.stat().st_size
+        if size_bytes > SHOWN_BYTES:
+            print(f"  {path.relative_to(world.home).as_posix():24} {mb(size_bytes)} MB")
+    return before.used_bytes
 
 
 def compare_with_runner(world: World, runs: PlayedRuns) -> None:
@@ -264,25 +278,41 @@ def compare_with_runner(world: World, runs: PlayedRuns) -> None:
             print(f"  {name} {how}: " + ", ".join(f"{table} {count:g}" for table, count in told.items() if count))
 
 
-def measure_pruning(world: World, runs: PlayedRuns, count: int) -> None:
-    """Three months later: what goes by itself, and does the file stay as large?"""
-    world.stop_up()
-    age(world, timedelta(seconds=RETENTION_S) + timedelta(days=1))
-    rows_before = rows(world)
+def measure_pruning(world: World, runs: PlayedRuns, empty_bytes: int) -> None:
+    """More than a week later and more than three months later: what goes by itself, and does the file grow on?"""
+    count, all_bytes = sum(runs.ran.values()), sizes(world).used_bytes
+    let_pass(world, EVENTS_KEPT + timedelta(days=1), ("events", "event_resources"))
+    without_events_bytes = sizes(world).used_bytes
+    a_week = len(due_in_a_week(datetime.now(UTC)))
+    kept = a_week * RUNS_KEPT / timedelta(days=7)
+    of_runs = (without_events_bytes - empty_bytes) / count * kept
+    of_events = (all_bytes - without_events_bytes) / count * a_week * (EVENTS_KEPT / timedelta(days=7))
+    print(
+        f"the pinned schedules start {a_week} runs a week: {kept:.0f} are kept with {mb(of_runs)} MB, and the events"
+        f" of a week with {mb(of_events)} MB"
+    )
+    let_pass(world, RUNS_KEPT, OF_RUNS)
     with world.up():
-        started = time.perf_counter()
-        wait_until(lambda: not any(rows(world)[name] for name in ("events", "artifact", "log", "task_run")), 900)
-        print(f"three months later, {time.perf_counter() - started:.0f} s after it was started:")
         settle(world)
-        show_rows(rows_before, rows(world))
-        print(sizes(world))
         show_lists(world)
-        runs.play(count)
-        print(f"after {count} more runs: {sizes(world)}")
+        seconds = runs.play(count // 5)
+        print(f"after {count // 5} more runs ({seconds:.0f} s): {sizes(world)}")
     print(f"stopped: {sizes(world)}")
     with closing(sqlite3.connect(world.home / "prefect" / "prefect.db")) as connection:
         connection.execute("VACUUM")
     print(f"after a VACUUM by hand: {sizes(world)}")
+
+
+def let_pass(world: World, by: timedelta, tables: Sequence[str]) -> None:
+    """Start `up` when so much time has passed, until nothing old is left in these tables."""
+    age(world, by)
+    rows_before, begun_utc, started = rows(world), datetime.now(UTC), time.perf_counter()
+    with world.up():
+        wait_until(lambda: not any(rows_from_before(world, begun_utc, table) for table in tables), VACUUM_LIMIT_S)
+        print(f"{by.days} days later, {time.perf_counter() - started:.0f} s after the start of `up`:")
+        settle(world)
+        show_rows(rows_before, rows(world))
+        print(sizes(world))
 
 
 def main() -> None:
@@ -305,11 +335,11 @@ def main() -> None:
             print(f"ready after {time.perf_counter() - started:.0f} s")
             measure_idle(world, given.idle)
             runs = PlayedRuns(world)
-            measure_growth(world, runs, given.runs)
+            empty_bytes = measure_growth(world, runs, given.runs)
             show_lists(world)
             compare_with_runner(world, runs)
             measure_idle(world, given.idle)
-        measure_pruning(world, runs, given.runs // 5)
+        measure_pruning(world, runs, empty_bytes)
 
 
 if __name__ == "__main__":

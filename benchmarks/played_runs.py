@@ -8,6 +8,7 @@ at which something is due to the next, and to a round's opening where a run woul
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections import Counter
@@ -25,21 +26,24 @@ from tests.real_prefect import wait_until
 
 PINNED = ScheduleConfig()
 SCHEDULED = ("weekly", "daily", "watch", "scores")
+WEEK = timedelta(days=7)
 WAIT_S = {"weekly": WEEKLY_WAIT_S, "daily": DAILY_WAIT_S}
 
 
 def due_times(after_utc: datetime) -> Iterator[tuple[datetime, str]]:
     """What is due when by the pinned schedules, without end."""
     while True:
-        until_utc = after_utc + timedelta(days=7)
-        for at_utc, name in sorted(
-            (at_utc, name)
-            for name in SCHEDULED
-            for at_utc in next_times(getattr(PINNED, name), PINNED.time_zone, after_utc, 100)
-            if at_utc <= until_utc
-        ):
-            yield at_utc, name
-        after_utc = until_utc
+        yield from due_in_a_week(after_utc)
+        after_utc += WEEK
+
+
+def due_in_a_week(after_utc: datetime) -> list[tuple[datetime, str]]:
+    """What is due in the week that follows, in order."""
+    found = []
+    for name in SCHEDULED:
+        times_utc = next_times(getattr(PINNED, name), PINNED.time_zone, after_utc, 100)
+        found += [(at_utc, name) for at_utc in times_utc if at_utc <= after_utc + WEEK]
+    return sorted(found)
 
 
 class PlayedRuns:
@@ -55,6 +59,9 @@ class PlayedRuns:
         from flows import care_flows, round_flows
 
         torch.set_num_threads(1)
+        for handler in logging.getLogger("eraflow").handlers:
+            if isinstance(handler, logging.StreamHandler):  # what runs say goes to the server alone
+                handler.setLevel(logging.CRITICAL)
         self.world = world
         self.ran: Counter[str] = Counter()
         self.states: Counter[str] = Counter()
@@ -94,7 +101,8 @@ class PlayedRuns:
         # Where the serving process was quicker, it is a run of its own.
         if self._client.set_flow_run_state(created.id, Pending()).status.value == "ACCEPT":
             taken_up = self._client.read_flow_run(created.id)
-            ended = run_flow(self._flows[name], flow_run=taken_up, return_type="state").type.value
+            state: Any = run_flow(self._flows[name], flow_run=taken_up, return_type="state")
+            ended = str(state.type.value)
         else:
             ended = self._awaited(str(created.id))
         self.ran[name] += 1

@@ -24,7 +24,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eraflow.environment import load
+from eraflow.environment import ENVIRONMENT_FILE, load
 from eraflow.errors import ClosedError, EraflowError, InputError
 from eraflow.request import Request, make_request
 from eraflow.rounds import Round
@@ -44,6 +44,8 @@ WEEKLY_WAIT_S = 75 * 60.0
 DAILY_WAIT_S = 2 * 3600.0
 # One that was due longer ago than this, when nothing was served, is not made up for: the open round is caught up.
 OVERDUE = timedelta(minutes=1)
+# A machine on which a training goes on takes its time [s].
+SERVER_PATIENCE_S = 15.0
 LEFT_BEHIND = ("PENDING", "RUNNING", "CANCELLING")
 
 
@@ -110,18 +112,23 @@ def serve(config_file: Path | None, environ: Mapping[str, str], every_s: float |
     home = Store.open(default_home(environ)).home
     configuration = read_configuration(config_file)
     request = make_request(home=home, config_file=config_file)
+    require_server(environ)
+    prefect_home.prepare(os.environ, home)
+    asyncio.run(_serve(deployments(request, configuration, every_s), configuration))
+
+
+def require_server(environ: Mapping[str, str]) -> None:
+    """Raises `InputError` if there is no server to serve from."""
     url = environ.get("PREFECT_API_URL")
     if not url:
         raise InputError(
             "PREFECT_API_URL must name a running Prefect server, however it is not set; run `eraflow up`, or start"
             " one with `prefect server start` and set it"
         )
-    if not answers(url):
+    if not answers(url, SERVER_PATIENCE_S):
         raise InputError(
             f"a Prefect server must answer at PREFECT_API_URL, however {url} does not; start or correct it"
         )
-    prefect_home.prepare(os.environ, home)
-    asyncio.run(_serve(deployments(request, configuration, every_s), configuration))
 
 
 async def _serve(made: list[RunnerDeployment], configuration: Configuration) -> None:
@@ -183,7 +190,8 @@ def to_catch_up(configuration: Configuration) -> tuple[str, float] | None:
             latest = tournament.latest_round()
     except EraflowError as error:
         sys.stderr.write(f"eraflow: whether a round is open could not be asked: {error.message}\n")
-        return "weekly", 0.0
+        name = next((name for name in ("weekly", "daily") if getattr(configuration.schedule, name)), None)
+        return (name, 0.0) if name else None
     if latest is not None and latest.is_open(tournament.now_utc()):
         return _deployment_for(latest, configuration)
     return _still_waiting(configuration.schedule, latest, tournament.now_utc())
@@ -210,7 +218,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--every", type=float, metavar="S", help="all schedules on this interval, for rehearsals")
     options = parser.parse_args(arguments)
     try:
-        load(default_home(os.environ) / "eraflow.env", os.environ)
+        load(default_home(os.environ) / ENVIRONMENT_FILE, os.environ)
         serve(options.config, os.environ, options.every)
     except EraflowError as error:
         sys.stderr.write(f"eraflow: {error.message}\n")

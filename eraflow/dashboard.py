@@ -20,7 +20,7 @@ from eraflow.comparison import Pair, compared, last_model
 from eraflow.errors import NO_ROUND, EraflowError
 from eraflow.files import Files
 from eraflow.inventory import Inventory, change_text, take
-from eraflow.ledger import Ledger
+from eraflow.known import remember
 from eraflow.markdown import Markup, code, escaped, picture, table
 from eraflow.pictures import CHECK, DASH, TIMES, figure_text
 from eraflow.receipt import Receipt
@@ -28,15 +28,13 @@ from eraflow.report import FIGURES, training_png, validation_png, week_png
 from eraflow.request import Request
 from eraflow.result import ModelReport, RoundResult
 from eraflow.rounds import Round
-from eraflow.status import receipt_of
 from eraflow.store import Store, utc_text
-from eraflow.tournament import Tournament
 from eraflow.trained import Trained, load
 from eraflow.verdict import Kind, counted_text, is_verified, utc_moment, verdict
 from eraflow.week_picture import kind_of, status_text, verified_text
 
 SIGNS: dict[Kind, str] = {"safe": CHECK, "late": "!", "unsafe": TIMES, "nothing": DASH}
-# Of a slot that has yet to be sent, by `receipt_of`.
+# Of a slot that has yet to be sent, by `status.receipt_of`.
 NOTHING_SENT = "nothing-sent"
 
 
@@ -77,20 +75,22 @@ def week_ends(request: Request, result: RoundResult, now_utc: datetime) -> Answe
         return week_answer(result)
     if result.error and result.error["code"] in NO_ROUND and not request.wait_s:
         return None  # nobody waited for one
-    opened = _open_by_ledger(request, now_utc)
-    if opened is None:
+    try:
+        known = remember(request, now_utc)
+    except EraflowError:
+        known = None
+    if known is None:
         return week_answer(result)
-    known = known_receipts(request, opened)
-    if all(map(is_verified, known)):
+    if not known.missing(request):
         return None
-    now = {receipt.slot: receipt for receipt in result.receipts}
+    opened, now = known.round, {receipt.slot: receipt for receipt in result.receipts}
     return week_answer(
         replace(
             result,
             round=opened.number,
             opens_at_utc=utc_text(opened.opens_at_utc),
             closes_at_utc=utc_text(opened.closes_at_utc),
-            receipts=tuple(one if is_verified(one) else now.get(one.slot, one) for one in known),
+            receipts=tuple(one if is_verified(one) else now.get(slot, one) for slot, one in known.receipts.items()),
         )
     )
 
@@ -112,28 +112,6 @@ def week_answer(result: RoundResult) -> Answer:
         *_receipts(result.receipts, told=found.reason),
     ]
     return Answer(key="week", sentence=found.sentence, markdown="\n\n".join(filter(None, parts)))
-
-
-def known_receipts(request: Request, opened: Round) -> tuple[Receipt, ...]:
-    """What the ledger knows of each slot."""
-    ledger = _ledger(request)
-    return tuple(
-        receipt_of(ledger.attempts(opened.number, slot), opened, opened.number, slot, recipe)
-        for slot, recipe in request.config.slots.items()
-    )
-
-
-def _open_by_ledger(request: Request, now_utc: datetime) -> Round | None:
-    """The round that the ledger saw last, if it is still open; None where the ledger cannot be read either."""
-    try:
-        newest = next(iter(_ledger(request).rounds(1)), None)
-    except EraflowError:
-        return None
-    return newest if newest and newest.closes_at_utc > now_utc else None
-
-
-def _ledger(request: Request) -> Ledger:
-    return Ledger(Store.open(request.home).ledger_path, Tournament.from_environment().url)
 
 
 def _times(opens: datetime, closes: datetime, zone: tzinfo | None = None) -> str:

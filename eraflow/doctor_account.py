@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -18,7 +20,6 @@ from eraflow.weekly_config import CONFIG_FILE, read_configuration
 
 SLOW_ANSWER_S = 5.0
 SKEW_WARN_S, SKEW_FAIL_S = 30.0, 300.0
-ENVIRONMENT_FILE = "eraflow.env"
 KEYS = ("NUMERAI_PUBLIC_ID", "NUMERAI_SECRET_KEY")
 NEEDED_SCOPE = "upload_submission"
 # One of them is enough to read back what was sent.
@@ -59,7 +60,7 @@ def configuration(case: Case) -> Iterator[Finding]:
 
 def keys(case: Case) -> Iterator[Finding]:
     """The account's keys are there, and nobody else can read them."""
-    path = case.home / ENVIRONMENT_FILE
+    path = case.home / environment.ENVIRONMENT_FILE
     in_file: dict[str, str] = {}
     try:
         environment.load(path, in_file)
@@ -93,10 +94,22 @@ def alarm(case: Case) -> Iterator[Finding]:
         do = "name an address in alarm.urls, as ntfys://ntfy.sh/a-topic-of-yours or mailtos://user:password@host"
         yield warn("alarms", "nobody is told of a round that fails, falls back or is missed", do)
         return
+    yield from _read_by_others(case)
     beat = "a heartbeat is sent" if config.heartbeat_url else "no heartbeat is sent"
     yield ok("alarms", f"each address can be used ({len(config.urls)} in alarm.urls); {beat}")
     if case.alarm_test:
         yield _rung(case)
+
+
+def _read_by_others(case: Case) -> Iterator[Finding]:
+    """Addresses are secrets, and a configuration is no file that everybody keeps to himself."""
+    config, path = case.configuration.alarm, case.path
+    in_clear = any(text and not text.startswith("$") for text in (*config.urls, config.heartbeat_url))
+    if path is None or not in_clear or os.name != "posix":
+        return
+    if all(stat.S_IMODE(one.stat().st_mode) & 0o077 for one in (path, path.resolve().parent)):
+        do = f'run: chmod 600 {shlex.quote(str(path))}; or write "$NAME" there, and NAME=ADDRESS to eraflow.env'
+        yield warn("alarms", f"{path} holds addresses, which are secrets, and others may read it", do)
 
 
 def _rung(case: Case) -> Finding:

@@ -13,6 +13,8 @@ from pathlib import Path
 
 from eraflow.errors import CredentialsError, InputError
 
+ENVIRONMENT_FILE = "eraflow.env"
+"""Its name in ERAFLOW_HOME."""
 QUOTED = re.compile(r"""'([^']*)'|"((?:[^"\\]|\\.)*)["]""")
 
 

@@ -4,7 +4,7 @@ The weights of all members lie in one tensor a layer, so that a batch is gathere
 all of them; every `Mlp` that was given becomes a view of its part. Forward and backward are written out (`layers`):
 a buffer over 32 MB that is allocated in each step is page-faulted in each step, and autograd allocates all of them.
 
-Shape letters: B batch, F features, K members, G and H units of a layer's input and output, J = K x H.
+Shape letters: B batch, F features, K members, G and H units of a layer's input and output.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ class Members:
 
     def forward(self, code_BF: Tensor) -> Tensor:
         """Predictions `[B, K]` in training mode; they and all between are overwritten by the next call."""
-        x_BJ = code_BF
+        x_KBH = code_BF[None]
         for layer in self._layers:
-            x_BJ = layer.forward(x_BJ)
-        return x_BJ
+            x_KBH = layer.forward(x_KBH)
+        return x_KBH[:, :, 0].T
 
     def backward(self, slope_BK: Tensor) -> None:
         """Write each parameter's `grad` for the last batch, from the loss's slope by its predictions."""
-        slope_BJ = slope_BK
+        slope_KBH = slope_BK.T[:, :, None]
         for layer in reversed(self._layers):
-            slope_BJ = layer.backward(slope_BJ)
+            slope_KBH = layer.backward(slope_KBH)
 
     def _chain(self, generators: Sequence[torch.Generator]) -> Iterator[layers.Layer]:
         """The layers as `Mlp` has them, and where each writes."""
@@ -66,15 +66,14 @@ class Members:
         needed = False  # whether what the last layer gave is read on the way back
         for name, module in rest:
             if isinstance(module, nn.Linear):
-                slope_BJ = self._buffer(units) if needed else None
+                slope = self._buffer(units) if needed else None
                 units = module.out_features
-                yield layers.Linear(*self._linear(name), self._buffer(units), slope_BJ)
+                yield layers.Linear(*self._linear(name), self._buffer(units), slope)
             elif isinstance(module, nn.BatchNorm1d):
                 needed = False
                 yield self._norm(f"layers.{name}", module)
             elif isinstance(module, models.Dropout):
-                kept_KBH = self._buffer(units, torch.bool).view(len(self.nets), self.largest, units)
-                yield layers.Dropout(module.share, generators, kept_KBH)
+                yield layers.Dropout(module.share, generators, self._mask(units))
             elif isinstance(module, nn.ReLU):
                 needed = True
                 yield layers.Relu()
@@ -83,9 +82,14 @@ class Members:
             else:
                 raise TypeError(f"layers must be those that Mlp makes, however one is {module}")
 
-    def _buffer(self, units: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        device = next(self.nets[0].parameters()).device
-        return torch.empty(self.largest, len(self.nets) * units, dtype=dtype, device=device)
+    def _buffer(self, units: int) -> layers.Buffer:
+        config, like = self.nets[0].config, next(self.nets[0].parameters())
+        wide = len(config.hidden) == 1 or config.batch_norm or len(self.nets) == 1
+        return layers.Buffer(len(self.nets), self.largest, units, wide=wide, like=like)
+
+    def _mask(self, units: int) -> Tensor:
+        like = next(self.nets[0].parameters())
+        return like.new_empty(len(self.nets), self.largest, units, dtype=torch.bool)
 
     def _linear(self, name: str) -> tuple[Tensor, Tensor]:
         weight_KHG = self.parameters[f"layers.{name}.weight"]

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,7 @@ from eraflow.files import File, Files, adopt_files, fetch_files, fetch_live
 from eraflow.ledger import Ledger
 from eraflow.parquet import ParquetSource
 from eraflow.progress import Progress, silent
+from eraflow.prune import prune
 from eraflow.receipt import Receipt, Source
 from eraflow.recipes import Recipe
 from eraflow.request import Request, wanted_recipe
@@ -179,6 +181,8 @@ def gather_files(request: Request, opened: Round | None, budget: Budget, progres
             require_same_ids(found.live, fetch_live(Tournament.from_environment(), store, opened, version, progress))
         return found
     tournament = Tournament.from_environment()
+    ledger = Ledger(store.ledger_path, tournament.url)
+    prune(store, ledger, request.config.fallback.max_age_weeks, datetime.now(UTC))
     return fetch_files(tournament, store, opened or tournament.current_round(), version, progress)
 
 

@@ -9,7 +9,8 @@
     └── rehearsal/                the home of `eraflow rehearse`: a whole ERAFLOW_HOME of its own
 
 A file that is there is whole: it is written under a fresh name beside its place, synced, and moved. What a
-killed process leaves behind begins with `.partial-`, is never read, and is swept by `Store.sweep`.
+killed process leaves behind begins with `.partial-`, is never read, and is swept by `Store.sweep`. What goes in time
+is for `eraflow.prune` to say.
 """
 
 from __future__ import annotations
@@ -176,6 +177,19 @@ def write_atomically(path: Path, data: bytes) -> None:
 def write_json(path: Path, value: Any) -> None:
     """The JSON text of `value` becomes the file at `path`."""
     write_atomically(path, (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode())
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder so that nobody ever finds half of it; what a kill leaves of it is swept.
+
+    Raises `StorageError` if it can't be removed.
+    """
+    partial = path.with_name(f"{PARTIAL}{secrets.token_hex(6)}-{path.name}")
+    try:
+        os.replace(path, partial)
+        shutil.rmtree(partial) if partial.is_dir() and not partial.is_symlink() else partial.unlink()
+    except OSError as error:
+        raise StorageError(f"{path} cannot be removed: {error.strerror or error}") from error
 
 
 @contextmanager

@@ -13,20 +13,19 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eraflow import alarms
 from eraflow.alarms import Alarm
 from eraflow.at_work import at_work_s
-from eraflow.errors import NO_ROUND, ClosedError, CredentialsError, EraflowError, InputError, TransientError
+from eraflow.errors import NO_ROUND, ClosedError, CredentialsError, EraflowError, InputError
+from eraflow.known import Known, ask, remember
 from eraflow.later import Later
 from eraflow.ledger import Ledger
 from eraflow.receipt import Receipt
 from eraflow.result import RoundResult
 from eraflow.rounds import Round, duration_text, system_now_utc
-from eraflow.status import receipt_of
 from eraflow.store import Store
 from eraflow.tournament import Tournament
 from eraflow.verdict import counted_text, is_verified, verdict
@@ -78,23 +77,6 @@ class Watched:
         return "; ".join(self.did)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Found:
-    """A round and what is known of its slots, at one moment."""
-
-    round: Round
-    now_utc: datetime
-    receipts: Mapping[str, Receipt]
-
-    @property
-    def left_s(self) -> float:
-        return self.round.left_s(self.now_utc)
-
-    def missing(self, request: Request) -> tuple[str, ...]:
-        known = self.receipts
-        return tuple(slot for slot in request.config.slots if slot not in known or not is_verified(known[slot]))
-
-
 def check(home: Path, config_file: Path | None, environ: Mapping[str, str]) -> Watched:
     """`watch` with the configuration in `config_file`, or that of the home. What is wrong with it rings too, where it
     can.
@@ -134,7 +116,7 @@ class _Watch:
 
     def watched(self) -> Watched:
         try:
-            found = Later(lambda: _ask(self.request), "the tournament").result(ASK_LIMIT_S)
+            found = Later(lambda: ask(self.request), "the tournament").result(ASK_LIMIT_S)
         except ClosedError as error:
             return Watched(round=None, was_safe=True, is_safe=True, did=(error.message,), exit_code=0)
         except Exception as error:
@@ -174,7 +156,7 @@ class _Watch:
 
     def _unasked(self, error: EraflowError) -> Watched:
         """Nobody answered: the ledger may still know that all is well. Otherwise ring, and try all the same."""
-        known = _remembered(self.request, system_now_utc())
+        known = _remembered(self.request)
         if known is not None and not known.missing(self.request):
             safe = _safe(known)
             return replace(safe, did=(f"{safe.sentence}, says the ledger; {error.message}",))
@@ -190,7 +172,7 @@ class _Watch:
         left_s = known.left_s if known else UNKNOWN_LEFT_S
         return self._rescued(watched, known.round if known else None, left_s)
 
-    def _missed(self, found: _Found, missing: tuple[str, ...]) -> Watched:
+    def _missed(self, found: Known, missing: tuple[str, ...]) -> Watched:
         """The deadline has passed: that is told once."""
         number = found.round.number
         did = f"round {number} was missed: the deadline passed {duration_text(found.left_s)} ago"
@@ -272,7 +254,7 @@ def _outcome(begun: Later[RoundResult], until_s: float) -> RoundResult | Eraflow
         return _ours(error)
 
 
-def _at_work_s(home: Path, found: _Found) -> float | None:
+def _at_work_s(home: Path, found: Known) -> float | None:
     """For how long a run has been at work; one that waited for the opening is given the time to notice it."""
     until_s = time.monotonic() + JUST_OPENED_S - (found.now_utc - found.round.opens_at_utc).total_seconds()
     while (busy_s := at_work_s(Store(home), found.round.number)) is None and time.monotonic() < until_s:
@@ -290,58 +272,16 @@ def _request(home: Path, config_file: Path | None) -> Request:
     return make_request(home=Store.open(home).home, config_file=config_file)
 
 
-def _ask(request: Request) -> _Found:
-    """What the tournament and the ledger say of the open round. Raises `ClosedError` if there is none."""
-    from eraflow.steps import find_slots, look_up, open_round
-
-    tournament = Tournament.from_environment()
-    try:
-        opened = open_round(request)
-    except ClosedError as error:
-        with suppress(EraflowError):
-            tournament.glance()  # for its time
-        known = _remembered(request, tournament.now_utc())
-        if known is None or not known.missing(request):
-            raise
-        # Between rounds it answers with an error of unknown wording, which any other error looks like.
-        open_until = f"round {known.round.number} should be open until {known.round.closes_at_utc:%Y-%m-%d %H:%M} UTC"
-        raise TransientError(f"{error.message}, however {open_until}, as it said before") from error
-    receipts = {}
-    for name, slot in find_slots(request).items():
-        try:
-            found = look_up(request, opened, slot)
-        except EraflowError as error:
-            logger.warning("slot %s cannot be looked up: %s", name, error.message)
-            continue
-        if found is not None:
-            receipts[name] = found
-    with suppress(ClosedError):
-        tournament.latest_round()  # for its time
-    return _Found(round=opened, now_utc=tournament.now_utc(), receipts=receipts)
-
-
 def _played(request: Request) -> RoundResult:
     from eraflow.weekly import plain_steps, play
 
     return play(request, plain_steps())
 
 
-def _remembered(request: Request, now_utc: datetime) -> _Found | None:
-    """The round that is open at `now_utc` as far as the ledger remembers, and its slots; None if there is none."""
-
-    def read() -> _Found | None:
-        ledger = _ledger(request.home)
-        opened = next((one for one in ledger.rounds(1) if one.is_open(now_utc)), None)
-        if opened is None:
-            return None
-        receipts = {
-            slot: receipt_of(ledger.attempts(opened.number, slot), opened, opened.number, slot, recipe)
-            for slot, recipe in request.config.slots.items()
-        }
-        return _Found(round=opened, now_utc=now_utc, receipts=receipts)
-
+def _remembered(request: Request) -> Known | None:
+    """The round that is open as far as the ledger remembers; None if there is none, or it cannot be read in time."""
     with suppress(EraflowError):
-        return Later(read, "the ledger").result(LEDGER_LIMIT_S)
+        return Later(lambda: remember(request, system_now_utc()), "the ledger").result(LEDGER_LIMIT_S)
     return None
 
 
@@ -369,7 +309,7 @@ def _ring(home: Path, alarm: Alarm, config: AlarmConfig, environ: Mapping[str, s
     return told
 
 
-def _blind(known: _Found | None, error: EraflowError) -> Alarm:
+def _blind(known: Known | None, error: EraflowError) -> Alarm:
     """The alarm for what nobody can answer."""
     number = known.round.number if known else None
     here = f"round {number}" if known else "this week"
@@ -382,7 +322,7 @@ What to do now: Look at the tournament's web page and at `eraflow doctor`; `eraf
     return Alarm(kind="missed", round=number, title=title, body=body)
 
 
-def _safe(found: _Found) -> Watched:
+def _safe(found: Known) -> Watched:
     slots = counted_text(len(found.receipts), "slot")
     did = f"round {found.round.number} is safe: {slots} verified"
     return Watched(

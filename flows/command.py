@@ -23,7 +23,6 @@ from eraflow.progress import LineHandler
 from flows.terminal import complain, show
 
 EXIT_INTERRUPTED = 130
-ENVIRONMENT_FILE = "eraflow.env"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -82,7 +81,7 @@ def _show_log(options: argparse.Namespace) -> None:
 
 def _load_environment_file() -> None:
     """Keys and addresses for runs that nobody starts by hand; what the environment has goes first."""
-    from eraflow.environment import load
+    from eraflow.environment import ENVIRONMENT_FILE, load
     from eraflow.store import default_home
 
     load(default_home(os.environ) / ENVIRONMENT_FILE, os.environ)

@@ -11,12 +11,12 @@ import json
 import os
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from eraflow.errors import EXIT_DONE, EraflowError, InputError, TransientError
+from eraflow.later import Later
 from eraflow.store import Store, default_home
 from flows.terminal import complain
 
@@ -50,7 +50,9 @@ def judge(config_file: Path | None, environ: Mapping[str, str]) -> Judged:
     alarms.check(configuration.alarm, environ)
     _require_password(environ)
     # What only the tournament knows: keys that it refuses, a slot that is not the account's.
-    if not _in_time(lambda: find_slots(request)):
+    try:
+        Later(lambda: find_slots(request), "the tournament").result(ASKING_LIMIT_S)
+    except TransientError:
         complain("the tournament could not be asked whether keys and slots are right; going on without")
     named = ", ".join(f"{slot} ({recipe})" for slot, recipe in sorted(request.config.slots.items()))
     addresses = (*configuration.alarm.urls, configuration.alarm.heartbeat_url)
@@ -105,27 +107,6 @@ def _require_password(environ: Mapping[str, str]) -> None:
     password = environ.get("PREFECT_SERVER_API_AUTH_STRING")
     if password and ":" not in password:
         raise InputError("PREFECT_SERVER_API_AUTH_STRING must be of the form user:password, however it has no colon")
-
-
-def _in_time(ask: Callable[[], object]) -> bool:
-    """Whether `ask` was answered within the limit; raises what it raised, except for what may pass by itself."""
-    found: list[EraflowError | None] = []
-
-    def asking() -> None:
-        try:
-            ask()
-            found.append(None)
-        except EraflowError as error:
-            found.append(error)
-
-    thread = threading.Thread(target=asking, daemon=True)
-    thread.start()
-    thread.join(ASKING_LIMIT_S)
-    if not found or isinstance(found[0], TransientError):
-        return False
-    if found[0]:
-        raise found[0]
-    return True
 
 
 if __name__ == "__main__":

@@ -9,19 +9,21 @@ import base64
 import http.client
 import json
 import logging
+import select
 import signal
+import socket
 import time
 import urllib.request
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from flows import prefect_home, server
 from flows.child import Child
 from flows.process_group import send, wait_until
-from flows.stop_signals import StopSignals
 from flows.terminal import show
 from tasks.health import answers
 
@@ -41,6 +43,7 @@ LINGER_S = 3.0
 RUNS_GRACE_S, SETTLING_S, SERVING_GRACE_S, SERVER_GRACE_S = 4.0, 2.0, 4.0, 4.0
 
 AUTH = "PREFECT_SERVER_API_AUTH_STRING"
+ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Supervisor:
@@ -179,3 +182,43 @@ class Supervisor:
         request = urllib.request.Request(f"{self.api_url}/{what}", json.dumps(body).encode(), headers)  # noqa: S310
         with urllib.request.urlopen(request, timeout=HEALTH_LIMIT_S) as response:  # noqa: S310
             return json.load(response)
+
+
+class StopSignals:
+    """In its block SIGTERM, SIGINT and SIGHUP are counted instead of ending the program; for the main thread."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.first = ""
+        """The name of the first that came."""
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> StopSignals:
+        # The interpreter itself writes to it as soon as a signal comes, so none can come just before the wait.
+        self._reading, self._writing = socket.socketpair()
+        self._reading.setblocking(False)
+        self._writing.setblocking(False)
+        self._wakeup_before = signal.set_wakeup_fd(self._writing.fileno(), warn_on_full_buffer=False)
+        for number in ASKING:
+            # What was ignored before, as SIGHUP by nohup, stays ignored.
+            if signal.getsignal(number) != signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._asked)
+        self._before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(self._wakeup_before)
+        self._reading.close()
+        self._writing.close()
+
+    def wait(self, limit_s: float) -> None:
+        """Wait until any signal comes, a child's end among them, or until `limit_s` [s] have passed."""
+        select.select([self._reading], [], [], max(0.0, limit_s))
+        with suppress(BlockingIOError):
+            self._reading.recv(4096)
+
+    def _asked(self, number: int, _: FrameType | None) -> None:
+        self.count += 1
+        self.first = self.first or signal.Signals(number).name

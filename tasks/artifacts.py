@@ -31,6 +31,7 @@ from prefect.settings import (
 from eraflow import dashboard
 from eraflow.dashboard import Answer
 from eraflow.files import Files
+from eraflow.known import receipts_of
 from eraflow.request import Request
 from eraflow.result import ModelReport, RoundResult
 from eraflow.rounds import Round
@@ -76,7 +77,7 @@ def _hurried() -> Iterator[None]:
 def week_begins(request: Request, opened: Round) -> None:
     """Key `week`, while the run is at work; what a run before has made safe stays as that one said it."""
     if request.submit and request.config.slots:
-        _put("week", lambda: dashboard.week_begins(opened, dashboard.known_receipts(request, opened)))
+        _put("week", lambda: dashboard.week_begins(opened, receipts_of(request, opened)))
 
 
 def week_ends(request: Request, result: RoundResult) -> None:

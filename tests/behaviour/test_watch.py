@@ -331,6 +331,24 @@ def test_after_the_deadline_the_miss_is_told_once(week: Week, configured: Callab
     assert week.sent() == []
 
 
+def test_a_machine_that_comes_back_when_the_round_is_over_tells_of_the_miss(
+    week: Week, configured: Callable[[Week], Check], bell: Bell
+) -> None:
+    week.local.close_round()
+    week.local.move_clock(7200)
+    ask = configured(week)
+    assert (ask().exit_code, bell.told) == (0, []), "nothing of ours was ever there to miss it"
+    past = week.local.now_utc() - timedelta(days=8)
+    ledger = Ledger(Store.open(week.home).ledger_path, week.local.url)
+    ledger.note_round(Round(number=1400, opens_at_utc=past, closes_at_utc=past + timedelta(hours=26)))
+    ledger.begin(round_number=1400, slot="another", recipe="a", source="fresh", sha256="ab", late=False)
+    assert (ask().exit_code, bell.told) == (0, []), "these slots are new"
+    ledger.begin(round_number=1400, slot=SLOTS[0], recipe="a", source="fresh", sha256="ab", late=False)
+    assert (ask().exit_code, ask().round) == (1, 1401)
+    assert bell.told == ["eraflow: round 1401 was missed"]
+    assert week.sent() == []
+
+
 def test_a_kind_of_round_that_is_not_scheduled_is_nobodys_loss(
     week: Week, configured: Callable[[Week], Check], bell: Bell
 ) -> None:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from deployments.deploy import DAILY_WAIT_S, to_catch_up
+from deployments.deploy import DAILY_WAIT_S, require_server, to_catch_up
 from eraflow.rehearsal import Fault, LocalTournament
 from eraflow.weekly_config import Configuration, ScheduleConfig
+from tests.eraflow.raw_server import OK, Server, sending
 
 CONFIGURATION = Configuration(slots={"rehearsal_one": "simple-mlp"})
 
@@ -67,4 +68,11 @@ def test_a_tournament_that_does_not_answer_is_left_to_the_run(
     monkeypatch.setattr("eraflow.tournament.RETRY_WAITS_S", (0.01,))
     days.faults.add(Fault(where="any query", what="status", code=503, times=None))
     assert to_catch_up(CONFIGURATION) == ("weekly", 0.0)
+    assert to_catch_up(replace(CONFIGURATION, schedule=ScheduleConfig(weekly=()))) == ("daily", 0.0)
+    assert to_catch_up(replace(CONFIGURATION, schedule=ScheduleConfig(weekly=(), daily=()))) is None
     assert "whether a round is open could not be asked" in capsys.readouterr().err
+
+
+def test_a_server_on_a_busy_machine_is_waited_for() -> None:
+    with Server(sending(OK, b"Content-Length: 4\r\n\r\ntrue", pause_s=1.5)).running() as url:
+        require_server({"PREFECT_API_URL": f"{url}/api"})

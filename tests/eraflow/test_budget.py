@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from eraflow.budget import MARGIN, UNLEARNT_S, Budget, budget_for, budget_text, unlimited, usual_s
+from eraflow.budget import MARGIN, UNLEARNT_S, Budget, budget_for, budget_text, now_s, unlimited, usual_s
 from eraflow.errors import OutOfTimeError
 from eraflow.ledger import Ledger
 from eraflow.rounds import Round
@@ -43,9 +43,18 @@ def test_each_slot_that_is_still_to_be_sent_takes_its_share(ledger: Ledger) -> N
     assert one - two == pytest.approx(sum(UNLEARNT_S.values()), abs=1)
 
 
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_a_clock_that_is_set_meanwhile_moves_no_deadline(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, hours: int
+) -> None:
+    budget, real = budget_for(ROUND, 1000.0, ledger, [], reserve_s=100.0), time.time
+    monkeypatch.setattr(time, "time", lambda: real() + hours * 3600)
+    assert budget.left_s == pytest.approx(900, abs=1)
+
+
 def test_a_stage_that_tells_its_progress_is_stopped_when_the_time_is_over() -> None:
     told: list[str] = []
-    over = Budget(round=ROUND, stop_at_s=time.time() - 1).guarding(lambda stage, *_: told.append(stage))
+    over = Budget(round=ROUND, stop_at_s=now_s() - 1).guarding(lambda stage, *_: told.append(stage))
     with pytest.raises(OutOfTimeError, match="download could not be finished in the time that is left"):
         over("download", 1, 2)
     unlimited(None).guarding(lambda stage, *_: told.append(stage))("download", 1, 2)
@@ -55,4 +64,4 @@ def test_a_stage_that_tells_its_progress_is_stopped_when_the_time_is_over() -> N
 def test_a_run_without_a_deadline_never_runs_out() -> None:
     assert (unlimited(None).left_s, unlimited(None).is_over()) == (math.inf, False)
     assert budget_text(Budget(round=ROUND, stop_at_s=0)) == "no time for a fresh model"
-    assert budget_text(Budget(round=ROUND, stop_at_s=time.time() + 61.5)) == "1 min 1 s for a fresh model"
+    assert budget_text(Budget(round=ROUND, stop_at_s=now_s() + 61.5)) == "1 min 1 s for a fresh model"

@@ -13,7 +13,6 @@ from eraflow import dashboard
 from eraflow.dashboard import (
     data_answer,
     is_repetition,
-    known_receipts,
     model,
     scores,
     week_answer,
@@ -21,6 +20,7 @@ from eraflow.dashboard import (
     week_ends,
 )
 from eraflow.inventory import Held, Inventory
+from eraflow.known import receipts_of
 from eraflow.ledger import Ledger
 from eraflow.request import Request, make_request
 from eraflow.result import RoundResult
@@ -99,7 +99,7 @@ def test_a_week_that_is_not_safe_says_why_once() -> None:
 
 def test_a_week_begins_unsafe_with_what_the_ledger_knows(request_: Request) -> None:
     verify(request_, "second")
-    found = week_begins(OPENED, known_receipts(request_, OPENED))
+    found = week_begins(OPENED, receipts_of(request_, OPENED))
     assert found is not None
     assert found.sentence == "Round 1432 is not safe yet: 1 of 2 slots verified, a run is at work"
     assert "| – main | simple-mlp | – | not sent yet | – | – |" in found.markdown  # noqa: RUF001
@@ -109,7 +109,7 @@ def test_a_week_begins_unsafe_with_what_the_ledger_knows(request_: Request) -> N
 
 def test_a_week_that_is_safe_already_does_not_begin_unsafe(request_: Request) -> None:
     verify(request_, "main", "second")
-    assert week_begins(OPENED, known_receipts(request_, OPENED)) is None
+    assert week_begins(OPENED, receipts_of(request_, OPENED)) is None
 
 
 def test_a_run_that_reached_nobody_does_not_take_back_what_is_safe(request_: Request) -> None:

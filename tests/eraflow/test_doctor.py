@@ -204,6 +204,19 @@ def test_an_alarm_that_cannot_be_sent_is_found(case: Case) -> None:
     assert "NOT_SET_HERE" in unset.found
 
 
+def test_addresses_that_others_can_read_are_found(case: Case) -> None:
+    config, path = '[alarm]\nurls = ["json://127.0.0.1:9/hidden"]\n', case.home / "weekly.toml"
+    path.chmod(0o644)
+    assert only(doctor_account.alarm, changed(case, config=config)).state == "ok", "the home is its owner's alone"
+    case.home.chmod(0o755)
+    open_to_all, _ = doctor_account.alarm(changed(case, config=config))
+    assert (open_to_all.state, "hidden" in str(open_to_all)) == ("warn", False)
+    assert f"chmod 600 {path}" in open_to_all.do
+    assert only(doctor_account.alarm, changed(case, config='[alarm]\nurls = ["$A"]\n', A="json://host")).state == "ok"
+    path.chmod(0o600)
+    assert only(doctor_account.alarm, changed(case, config=config)).state == "ok"
+
+
 def test_a_test_alarm_is_sent_only_when_it_is_asked_for(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     server = Server(TAKEN)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from torch import nn
 from eraflow.layers import moments
 from eraflow.members import Members
 from eraflow.models import Mlp, ModelConfig, draw_kept
+from eraflow.training import TrainingConfig
 from tests.eraflow.fitting import ERAWISE, ROWWISE, assert_close_weights, run_members, same_weights
 
 NETWORKS: dict[str, dict[str, Any]] = {
@@ -69,7 +72,9 @@ def test_the_networks_are_views_of_what_is_trained() -> None:
 
 
 @pytest.mark.parametrize("training", [ROWWISE, ERAWISE], ids=["by rows", "by eras"])
-def test_a_member_is_what_it_would_be_alone(tmp_path: Any, training: Any) -> None:
+def test_a_member_is_what_it_would_be_alone(tmp_path: Path, training: TrainingConfig) -> None:
+    # A correlation does not know the last bias: its slope is rounding, of which Adam would make whole steps.
+    training = dataclasses.replace(training, eps=1e-3)
     together = run_members([tmp_path / f"{m}" for m in range(3)], training, [0, 1, 2])
     for seed in (0, 2):
         (alone,) = run_members([tmp_path / f"alone{seed}"], training, [seed])

@@ -11,6 +11,8 @@ import torch
 from eraflow import footprint
 from eraflow.errors import TrainingError
 from eraflow.footprint import bytes_a_row, bytes_of_weights, free_bytes
+from eraflow.layers import Buffer
+from eraflow.members import Members
 from eraflow.models import ModelConfig, parameter_count
 from eraflow.training import initial, members_at_once
 from tests.eraflow.fitting import ERAWISE, ROWWISE, SMALL, market, run, run_members
@@ -25,14 +27,16 @@ def give(patch: pytest.MonkeyPatch, size_bytes: int | None) -> None:
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_weights_and_buffers_are_those_that_are_made(name: str) -> None:
-    from eraflow.members import Members
-
     model = ModelConfig(**NETWORKS[name])
     made: list[torch.Tensor] = []
 
     class Watched(Members):
-        def _buffer(self, units: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-            made.append(super()._buffer(units, dtype))
+        def _buffer(self, units: int) -> Buffer:
+            made.append((buffer := super()._buffer(units)).flat)
+            return buffer
+
+        def _mask(self, units: int) -> torch.Tensor:
+            made.append(super()._mask(units))
             return made[-1]
 
     Watched([initial(model, 30, k) for k in range(3)], 64, [torch.Generator() for _ in range(3)])
@@ -89,3 +93,9 @@ def test_free_memory_is_what_the_machine_and_its_container_leave(
     assert free_bytes(CPU) == 200_000
     (tmp_path / "meminfo").unlink()
     assert free_bytes(CPU) is None
+
+
+def test_large_steps_are_not_shared_on_a_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert members_at_once(market(), SMALL, ROWWISE, 3) == 3
+    monkeypatch.setattr("eraflow.training.LARGE_STEP", 64 * (16 + 8) - 1)
+    assert members_at_once(market(), SMALL, ROWWISE, 3) == 1
