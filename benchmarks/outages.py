@@ -40,7 +40,7 @@ process, a process for each run) and the local tournament on its movable clock; 
   one for one.
 - *source*: fresh, or the older model that stood in.
 - *accepted a slot*: how many submissions the tournament took for each slot. More than one would be one too many.
-- *alarms*: the titles of those that arrived. An outage that costs nothing raises none.
+- *alarms*: the titles of those that arrived, without the time left. An outage that costs nothing raises none.
 
 Attempts are due every {every_s:g} s while runs are killed; in the other rows nothing is scheduled and each run is
 triggered, caught up, or started by `eraflow status --check`, as a timer of the operating system does.

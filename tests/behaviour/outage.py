@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -109,7 +110,9 @@ class Outcome:
         """A line of the table."""
         came = "never" if self.after_s is None else f"{self.after_s:.0f} s"
         taken = ", ".join(sorted({str(count) for count in self.accepted.values()})) or "0"
-        told = "; ".join(f"{title}{f' ({n} times)' if n > 1 else ''}" for title, n in Counter(self.alarms).items())
+        # The time that was left has a column of its own.
+        titles = Counter(re.sub(r", [^,]* left$", "", title.removeprefix("eraflow: ")) for title in self.alarms)
+        told = "; ".join(f"{title}{f' ({n} times)' if n > 1 else ''}" for title, n in titles.items())
         cells = [self.outage, self.happened, came, duration_text(self.left_s), ", ".join(self.sources), taken, told]
         return "| " + " | ".join(cell or "none" for cell in cells) + " |"
 
