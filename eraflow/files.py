@@ -10,7 +10,8 @@ import logging
 import re
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +37,8 @@ logger = logging.getLogger("eraflow")
 # A page of a proxy, or bytes flipped on the way, may be whole and yet wrong: fetched again before giving up.
 DAMAGED_TRIES = 3
 IN_USE_S = 24 * 3600.0
+# Another run may be at it for so long; one that was stopped holds its lock for ever [s].
+LIVE_LOCK_S, LOCK_S = 120.0, 3600.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,7 +176,7 @@ def _fetch(
     always: bool,
     progress: Progress,
 ) -> File:
-    with exclusive(path):
+    with _alone_with(path, LIVE_LOCK_S if always else LOCK_S):
         known = None if always else read_manifest(path)
         if known is not None and _unchanged(tournament, known, opened):
             return _of_manifest(path, known, changed=False)
@@ -186,6 +189,19 @@ def _fetch(
                     raise
                 logger.warning("%s; it is fetched again", error.message)
     raise AssertionError("unreachable")
+
+
+@contextmanager
+def _alone_with(path: Path, limit_s: float) -> Iterator[None]:
+    """Two that fetch at once do no harm, a round that waits for ever does."""
+    with ExitStack() as held:
+        try:
+            held.enter_context(exclusive(path, timeout_s=limit_s))
+        except StorageError as error:
+            if error.code != "in-use":
+                raise
+            logger.warning("%s; it is fetched all the same", error.message)
+        yield
 
 
 def _unchanged(tournament: Tournament, known: Manifest, opened: Round) -> bool:

@@ -204,7 +204,7 @@ def exclusive(path: Path, timeout_s: float | None = None) -> Iterator[None]:
         lock.acquire()
     except Timeout as error:
         raise StorageError(
-            f"{path} has been in use by another process for {timeout_s:.0f} s; try again later"
+            f"{path} has been in use by another process for {timeout_s:.0f} s; try again later", code="in-use"
         ) from error
     except OSError as error:
         raise StorageError(f"{path} cannot be locked: {error.strerror or error}") from error

@@ -38,6 +38,8 @@ logger = logging.getLogger("eraflow")
 
 FOUND_WRONG = "found-wrong"
 OVERTAKEN = "round-overtaken"
+# Longer than a run that is alive holds a slot; one that was stopped holds it for ever [s].
+SLOT_LOCK_S = 1800.0
 READBACK_WAITS_S = (0.5, 1.0, 2.0, 4.0, 8.0)
 
 
@@ -148,7 +150,7 @@ def submit(
     opened, slot = order.opened, order.slot
     sha256 = hashlib.sha256(order.data).hexdigest()
     file = store.round_folder(opened.number) / f"submission-{sha256[:12]}.csv"
-    with exclusive(_slot_lock(store, opened, slot)):
+    with exclusive(_slot_lock(store, opened, slot), timeout_s=SLOT_LOCK_S):
         if resubmit_since is None:
             there = standing(tournament, ledger, opened, slot, order.recipe, settings)
             if there is not None:

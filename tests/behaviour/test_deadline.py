@@ -17,8 +17,9 @@ from eraflow.ledger import Ledger
 from eraflow.request import Request
 from eraflow.result import ModelReport, RoundResult
 from eraflow.steps import Prepared
-from eraflow.store import Store
-from eraflow.tournament import Tournament
+from eraflow.store import Store, exclusive
+from eraflow.submission import _slot_lock
+from eraflow.tournament import Slot, Tournament
 from eraflow.trained import MODEL
 from eraflow.weekly import Steps
 from tests.behaviour.week import Week, by_slot, without_report
@@ -257,3 +258,21 @@ def test_a_round_that_never_opens_is_given_up_after_the_time_that_was_asked_for(
     week.local.close_round()
     result = week.play(dataclasses.replace(week.request(slots=ONE), wait_s=0.5))
     assert (result.exit_code, [r.status for r in result.receipts]) == (3, ["skipped"])
+
+
+def test_a_stopped_run_that_holds_the_live_file_holds_nobody_up(week: Week, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("eraflow.files.LIVE_LOCK_S", 0.2, raising=False)
+    trained_before(week, **{"validation": _validation(week, 0.05)})
+    with exclusive(Store.open(week.home).round_folder(1402) / "live.parquet"):
+        result = week.play(dataclasses.replace(week.request(slots=ONE), train=False))
+    assert the_receipt(result) == ("submitted", "older-model", "bytes")
+
+
+def test_a_stopped_run_that_holds_a_slot_is_said(week: Week, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("eraflow.submission.SLOT_LOCK_S", 0.2, raising=False)
+    slot = Slot(name=ONE[0], model_id="", hosted=False)
+    opened = Tournament.from_environment().current_round()
+    with exclusive(_slot_lock(Store.open(week.home), opened, slot)):
+        result = week.play(week.request(slots=ONE))
+    assert "in use by another process" in str(by_slot(result)[ONE[0]].error_message)
+    assert week.accepted() == {}
