@@ -1,6 +1,6 @@
 """What the hold-out's exams cost a training of `era-pearson` where steps rule: on a sample of eras, and on all.
 
-    python benchmarks/training_exam.py [--rounds 5] [--features 780] [--full]
+    python benchmarks/training_exam.py [--rounds 5] [--cpu-time] [--features 780] [--full]
 
 The rows are in v5.3's proportions at a twentieth of the size: 350 steps of 4 eras, a hold-out of 600 eras, an exam
 after every 50 steps. Printed: the whole training's time as a multiple of the same training without a hold-out.
@@ -12,7 +12,7 @@ import argparse
 from collections.abc import Callable
 from dataclasses import replace
 
-from training_rounds import interleaved, machine_text, made_up, ratio_text, trainer
+from training_rounds import add_options, interleaved, machine_text, made_up, ratio_text, trainer
 
 from eraflow import exam
 from eraflow.recipes import get
@@ -22,19 +22,19 @@ HOLDOUT_ERAS, TRAIN_ERAS = 600, 140
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
+    add_options(parser)
     parser.add_argument("--features", type=int, default=780)
     parser.add_argument("--full", action="store_true", help="five times the rows an era")
     given = parser.parse_args()
     era = 1250 if given.full else 250
-    print(machine_text())
+    print(machine_text(given))
     recipe = get("era-pearson")
     training = replace(recipe.training, device="cpu")
     train, holdout = made_up(TRAIN_ERAS * era, given.features, era), made_up(HOLDOUT_ERAS * era, given.features, era)
     plain = trainer(train, recipe.model, training, [0])
     examined = trainer(train, recipe.model, training, [0], holdout)
     sides = {"none": plain, "sample": examined, "all": on_all_eras(examined)}
-    found = interleaved(sides, given.rounds)
+    found = interleaved(sides, given)
     print(f"era-pearson, F = {given.features}, {era} rows an era; cost of a training against none without a hold-out")
     for name in ("all", "sample"):
         print(f"  exams on {name} eras: {ratio_text(found[name], found['none'])}", flush=True)

@@ -1,10 +1,11 @@
 """Several members trained in one pass against as many runs of one.
 
-    python benchmarks/training_members.py [--rounds 5] [--features 780] [--full]
+    python benchmarks/training_members.py [--rounds 5] [--cpu-time] [--features 780] [--full]
 
-K = 4 members of `simple-mlp` (aim: 0.8 of four runs) and the 3 members of `era-pearson`, with a hold-out that is
-examined after each epoch, as in a real round. Below each the share of the machine's own matrix products: what a
-member cannot share with others is its products, so K members cost at least that share of a run.
+K = 4 members of `simple-mlp` (aim: 0.8 of four runs) and the 3 members of `era-pearson`. Below each the share of the
+machine's own matrix products: those a member cannot share with others, so K members cost at least that share of K
+runs. Steps as large as those of `era-pearson` are all products; there `eraflow` trains one member after the other on
+a CPU (`training.LARGE_STEP`), and this script shows why.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import argparse
 from collections.abc import Callable
 from dataclasses import replace
 
-from training_rounds import interleaved, machine_text, made_up, products, ratio_text, trainer
+from training_rounds import add_options, interleaved, machine_text, made_up, products, ratio_text, trainer
 
 from eraflow.recipes import Recipe, get
 
@@ -22,29 +23,28 @@ BATCH, ERAS_A_STEP, ERA = 2048, 4, 1250
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
+    add_options(parser)
     parser.add_argument("--features", type=int, default=780)
     parser.add_argument("--full", action="store_true", help="ten times the rows")
     given = parser.parse_args()
     factor = 10 if given.full else 1
-    print(machine_text())
+    print(machine_text(given))
     simple, pearson = get("simple-mlp"), get("era-pearson")
     simple = replace(simple, training=replace(simple.training, epochs=2, device="cpu"))
     pearson = replace(pearson, training=replace(pearson.training, steps=10 * factor, device="cpu"))
-    measure(simple, 4, given.features, 30 * BATCH * factor, 60 * factor, BATCH, given.rounds)
-    measure(pearson, 3, given.features, 40 * ERA, 10 * factor, ERAS_A_STEP * ERA, given.rounds)
+    measure(simple, 4, 30 * BATCH * factor, 60 * factor, BATCH, given)
+    measure(pearson, 3, 40 * ERA, 10 * factor, ERAS_A_STEP * ERA, given)
 
 
-def measure(recipe: Recipe, count: int, features: int, rows: int, steps: int, batch: int, rounds: int) -> None:
-    train, holdout = made_up(rows, features, ERA), made_up(rows // 2, features, ERA, seed=1)
-    seeds = list(range(count))
-    alone = [trainer(train, recipe.model, recipe.training, [seed], holdout) for seed in seeds]
+def measure(recipe: Recipe, count: int, rows: int, steps: int, batch: int, given: argparse.Namespace) -> None:
+    train, seeds, features = made_up(rows, given.features, ERA), list(range(count)), given.features
+    alone = [trainer(train, recipe.model, recipe.training, [seed]) for seed in seeds]
     sides: dict[str, Callable[[], None]] = {
-        "together": trainer(train, recipe.model, recipe.training, seeds, holdout),
+        "together": trainer(train, recipe.model, recipe.training, seeds),
         "one by one": lambda: [run() for run in alone] and None,
         "products": products(recipe.model, features, batch, steps * count),
     }
-    found = interleaved(sides, rounds)
+    found = interleaved(sides, given)
     print(f"\n{recipe.name}, {count} members, F = {features}")
     print(f"  cost of {count} together against {count} runs: {ratio_text(found['together'], found['one by one'])}")
     for name in ("together", "one by one"):

@@ -6,6 +6,7 @@ what is measured; quoted are ratios: of the medians with the range over the roun
 
 from __future__ import annotations
 
+import argparse
 import platform
 import statistics
 import tempfile
@@ -67,15 +68,27 @@ def products(model: ModelConfig, n_features: int, batch: int, steps: int) -> Cal
     return run
 
 
-def interleaved(sides: Mapping[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--cpu-time",
+        action="store_true",
+        help="one thread and the process's own time in place of the clock: for a machine that others keep busy",
+    )
+
+
+def interleaved(sides: Mapping[str, Callable[[], None]], given: argparse.Namespace) -> dict[str, list[float]]:
     """Seconds of each side in each round, after one round that is not counted."""
+    clock = time.process_time if given.cpu_time else time.perf_counter
+    if given.cpu_time:
+        torch.set_num_threads(1)
     found: dict[str, list[float]] = {name: [] for name in sides}
-    for number in range(rounds + 1):
+    for number in range(given.rounds + 1):
         for name, run in sides.items():
-            started = time.perf_counter()
+            started = clock()
             run()
             if number:
-                found[name].append(time.perf_counter() - started)
+                found[name].append(clock() - started)
     return found
 
 
@@ -89,12 +102,13 @@ def ratio_text(over: Sequence[float], under: Sequence[float]) -> str:
     return f"{middle:.2f} ({each[0]:.2f} to {each[-1]:.2f}), fastest rounds {min(over) / min(under):.2f}"
 
 
-def machine_text() -> str:
+def machine_text(given: argparse.Namespace) -> str:
     """Processor, threads and versions, for beneath a table."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     name = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor())
     return (
-        f"{name}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()};"
+        f"{name}, {'one thread, its own time' if given.cpu_time else f'{torch.get_num_threads()} threads'},"
+        f" {torch.backends.cpu.get_cpu_capability()};"
         f" torch {torch.__version__}, numpy {np.__version__}, Python {platform.python_version()}"
     )

@@ -1,6 +1,6 @@
 """Rows a second of the training loop against the write-up's, fastai's, and the machine's own matrix products.
 
-    python benchmarks/training_speed.py [--rounds 5] [--rows N] [--features 2400 780 310] [--fastai] [--full]
+    python benchmarks/training_speed.py [--rounds 5] [--cpu-time] [--rows N] [--features N ...] [--fastai] [--full]
 
 The network is the write-up's (256 ReLU units, batches of 2048 in order, Adam); one round is one epoch of each side.
 Aims: 2.7 / 3.5 / 4.3 times the write-up at 2400 / 780 / 310 features, 3 times fastai at 2400, and .85 / .80 of the
@@ -19,29 +19,29 @@ import pandas as pd
 import torch
 from baselines import fastai_tabular
 from baselines.write_up import BATCH_SIZE, FrameRows, WriteUp
-from training_rounds import interleaved, machine_text, made_up, products, ratio_text, trainer
+from training_rounds import add_options, interleaved, machine_text, made_up, products, ratio_text, trainer
 
 from eraflow.recipes import get
 from eraflow.rows import Rows
 
-CODES = 150_000_000
+CODES = 300_000_000
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--rows", type=int, help="default: as many as give 150 million codes")
+    add_options(parser)
+    parser.add_argument("--rows", type=int, help="default: as many as give 300 million codes")
     parser.add_argument("--features", type=int, nargs="+", default=[2400, 780, 310])
     parser.add_argument("--fastai", action="store_true", help="also against fastai, at the largest width")
-    parser.add_argument("--full", action="store_true", help="ten times as many")
+    parser.add_argument("--full", action="store_true", help="four times as many")
     given = parser.parse_args()
-    print(machine_text())
+    print(machine_text(given))
     for features in given.features:
-        rows = given.rows or CODES * (10 if given.full else 1) // features // BATCH_SIZE * BATCH_SIZE
-        measure(rows, features, given.rounds, with_fastai=given.fastai and features == max(given.features))
+        rows = given.rows or CODES * (4 if given.full else 1) // features // BATCH_SIZE * BATCH_SIZE
+        measure(rows, features, given, with_fastai=given.fastai and features == max(given.features))
 
 
-def measure(count: int, features: int, rounds: int, *, with_fastai: bool) -> None:
+def measure(count: int, features: int, given: argparse.Namespace, *, with_fastai: bool) -> None:
     rows, recipe = made_up(count, features), get("simple-mlp")
     training = replace(recipe.training, epochs=1, device="cpu")
     sides = {
@@ -51,8 +51,8 @@ def measure(count: int, features: int, rounds: int, *, with_fastai: bool) -> Non
     }
     if with_fastai:
         sides["fastai"] = fastai(rows)
-    found = interleaved(sides, rounds)
-    print(f"\nF = {features}, {count:,} rows, {rounds} rounds")
+    found = interleaved(sides, given)
+    print(f"\nF = {features}, {count:,} rows, {given.rounds} rounds")
     for name, seconds in found.items():
         middle, best = count / statistics.median(seconds), count / min(seconds)
         print(f"  {name:9} {middle:10,.0f} rows/s, fastest {best:10,.0f}")

@@ -63,7 +63,7 @@ class Gauge:
         """For each member the epoch that ends with `step`, for its history; `examined` is what the hold-out says."""
         self._read(step)
         losses, self.losses = list(zip(*self.losses, strict=True)), []
-        seconds = time.perf_counter() - self.began
+        seconds = (time.perf_counter() - self.began) / len(losses)
         return [
             {"step": step + 1, "train_loss": math.fsum(loss) / len(loss), "learning_rate": rate, "seconds": seconds}
             | (examined[m] if examined else UNEXAMINED)

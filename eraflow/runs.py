@@ -50,7 +50,7 @@ class Run:
     @property
     def seconds(self) -> float:
         """Spent so far [s], killed runs included."""
-        return float(self.epochs[-1][0]["seconds"]) if self.epochs else 0.0
+        return sum(float(entry["seconds"]) for entry in self.epochs[-1]) if self.epochs else 0.0
 
     def keep(self, step: int, entries: Sequence[Told]) -> None:
         """Write all that is needed to go on after `step` steps.

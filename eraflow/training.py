@@ -125,8 +125,8 @@ class Fitted:
     model: Mlp
     """In evaluation mode, on `device`."""
     history: tuple[dict[str, Any], ...]
-    """An entry an epoch: epoch, step, train_loss, learning_rate, seconds, and of a hold-out's examined eras
-    validation_loss, spearman_mean, undefined, eras."""
+    """An entry an epoch: epoch, step, train_loss, learning_rate, seconds (its share of the time so far), and of a
+    hold-out's examined eras validation_loss, spearman_mean, undefined, eras."""
     steps: int
     rows: int
     """Distinct training rows."""

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 import eraflow.runs
 from eraflow.errors import OutOfTimeError, TrainingError
-from eraflow.runs import CHECKPOINT, FINISHED
+from eraflow.runs import CHECKPOINT, FINISHED, read
 from eraflow.training import TrainingConfig, load_fitted
 from tests.eraflow.fitting import (
     ERAWISE,
@@ -146,3 +146,17 @@ def test_a_checkpoint_of_other_members_is_not_gone_on_from(tmp_path: Path) -> No
     alone = run(tmp_path / "0", progress=lambda stage, done, total, text="": seen.append(done))
     assert min(seen) == 6
     assert same_weights(alone, run(tmp_path / "fresh"))
+
+
+def test_members_share_the_seconds_and_those_before_a_kill_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders, clock = [tmp_path / "0", tmp_path / "1"], iter(range(10_000))
+    monkeypatch.setattr("eraflow.gauge.time.perf_counter", lambda: float(next(clock)))
+    with pytest.raises(Killed):
+        run_members(folders, ROWWISE, [0, 1], progress=KillAfter(2))
+    before = read(folders[0] / CHECKPOINT)[1]["history"][-1]
+    assert before[0]["seconds"] == before[1]["seconds"] > 0
+    first, second = (fitted.history for fitted in run_members(folders, ROWWISE, [0, 1]))
+    assert [entry["seconds"] for entry in first] == [entry["seconds"] for entry in second]
+    assert first[1]["seconds"] == before[0]["seconds"] < first[2]["seconds"]
