@@ -21,7 +21,7 @@ HOST = "127.0.0.1"
 EXIT_PORT_TAKEN = 98  # EADDRINUSE on Linux
 EXIT_NOT_STARTED = 3  # uvicorn's own
 
-# Finished runs, their logs and artifacts are kept this long [s]: 90 days, about 820 runs, some 30 MB of database with a week of events.
+# Finished runs, their logs and artifacts are kept this long [s]: 90 days, about 820 runs, some 30 MB of database.
 RETENTION_S = 90 * 24 * 3600
 # For open connections, of which a dashboard in a browser always has some [s].
 CLOSING_S = 1
