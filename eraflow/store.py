@@ -73,9 +73,7 @@ class Store:
         A folder that was there keeps its mode: it may be one that others use too.
         """
         try:
-            if not home.is_dir():
-                home.mkdir(parents=True)
-                home.chmod(0o700)
+            home.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise StorageError(
                 f"the folder {home} cannot be used: {error.strerror}; set ERAFLOW_HOME to one that can"

@@ -8,8 +8,10 @@ import os
 import shutil
 import signal
 import stat
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
@@ -290,6 +292,19 @@ def test_a_home_is_made_for_its_owner_only(tmp_path: Path) -> None:
 def test_a_home_that_was_there_keeps_its_mode(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)  # it may be a folder that others use too
     assert stat.S_IMODE(Store.open(tmp_path).home.stat().st_mode) == 0o755
+
+
+def test_two_that_make_a_home_at_the_same_instant_both_have_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    both_found_none, mkdir = threading.Barrier(2, timeout=30), os.mkdir
+
+    def together(*arguments: object, **named: object) -> None:
+        both_found_none.wait()
+        mkdir(*arguments, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "mkdir", together)
+    with ThreadPoolExecutor(2) as threads:
+        opened = list(threads.map(Store.open, [tmp_path / "home"] * 2))
+    assert [found.home for found in opened] == [tmp_path / "home"] * 2
 
 
 def test_a_relative_home_does_not_move_with_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
