@@ -17,12 +17,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from eraflow.batches import Batches
 from eraflow.errors import TrainingError
 from eraflow.metrics import PreparedSpearman
 from eraflow.models import Mlp
 from eraflow.optimization import Loss
 from eraflow.progress import Progress, silent
-from eraflow.rows import Batches, Rows
+from eraflow.rows import Rows
 
 INFERENCE_ROWS = 4096
 

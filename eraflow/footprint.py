@@ -25,7 +25,7 @@ MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 
 
 def bytes_a_row(model: ModelConfig, n_features: int, members: int) -> int:
-    """What one more row in a step takes in the buffers of `members` and `rows.Batches` [bytes]."""
+    """What one more row in a step takes in the buffers of `members` and `batches.Batches` [bytes]."""
     floats, kept = sum(model.hidden) + 1, 0  # what each linear layer gives
     for units in model.hidden:
         floats += units if model.activation == "silu" or not model.batch_norm else 0  # its way back

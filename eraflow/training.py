@@ -24,6 +24,7 @@ from typing import Any, Literal
 
 import torch
 
+from eraflow.batches import Batches
 from eraflow.errors import InputError, TrainingError
 from eraflow.exam import Exam, predict
 from eraflow.footprint import members_that_fit
@@ -32,7 +33,7 @@ from eraflow.members import Members
 from eraflow.models import Mlp, ModelConfig
 from eraflow.optimization import LOSSES, SCHEDULES, optimizer_for, set_rate
 from eraflow.progress import Progress, silent
-from eraflow.rows import Batches, Plan, Rows
+from eraflow.rows import Plan, Rows
 from eraflow.runs import CHECKPOINT, FINISHED, FORMAT, Run, are_finished, part, read
 from eraflow.speed import full_rows_a_second
 

@@ -11,8 +11,9 @@ import numpy.typing as npt
 import pytest
 import torch
 
+from eraflow.batches import Batches
 from eraflow.errors import TrainingError
-from eraflow.rows import Batches, Plan, Rows
+from eraflow.rows import Plan, Rows
 from tests.eraflow.fitting import ERAWISE, ROWWISE, market, run, same_weights
 
 
