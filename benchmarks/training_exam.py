@@ -1,6 +1,6 @@
 """What the hold-out's exams cost a training of `era-pearson` where steps rule: on a sample of eras, and on all.
 
-    python benchmarks/training_exam.py [--rounds 5] [--cpu-time] [--features 780] [--full]
+    python -m benchmarks.training_exam [--rounds 5] [--cpu-time] [--features 780] [--full]
 
 The rows are in v5.3's proportions at a twentieth of the size: 350 steps of 4 eras, a hold-out of 600 eras, an exam
 after every 50 steps. Printed: the whole training's time as a multiple of the same training without a hold-out.
@@ -12,8 +12,7 @@ import argparse
 from collections.abc import Callable
 from dataclasses import replace
 
-from training_rounds import add_options, interleaved, machine_text, made_up, ratio_text, trainer
-
+from benchmarks.training_rounds import add_options, claim_ratio, interleaved, machine_text, made_up, trainer
 from eraflow import exam
 from eraflow.recipes import get
 
@@ -35,9 +34,12 @@ def main() -> None:
     examined = trainer(train, recipe.model, training, [0], holdout)
     sides = {"none": plain, "sample": examined, "all": on_all_eras(examined)}
     found = interleaved(sides, given)
-    print(f"era-pearson, F = {given.features}, {era} rows an era; cost of a training against none without a hold-out")
     for name in ("all", "sample"):
-        print(f"  exams on {name} eras: {ratio_text(found[name], found['none'])}", flush=True)
+        claim_ratio(
+            f"era-pearson at F = {given.features}, training with exams on {name} eras against none",
+            found[name],
+            found["none"],
+        )
 
 
 def on_all_eras(run: Callable[[], None]) -> Callable[[], None]:

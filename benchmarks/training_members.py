@@ -1,6 +1,6 @@
 """Several members trained in one pass against as many runs of one.
 
-    python benchmarks/training_members.py [--rounds 5] [--cpu-time] [--features 780] [--full]
+    python -m benchmarks.training_members [--rounds 5] [--cpu-time] [--features 780] [--full]
 
 K = 4 members of `simple-mlp` (aim: 0.8 of four runs) and the 3 members of `era-pearson`. Below each the share of the
 machine's own matrix products: those a member cannot share with others, so K members cost at least that share of K
@@ -14,8 +14,7 @@ import argparse
 from collections.abc import Callable
 from dataclasses import replace
 
-from training_rounds import add_options, interleaved, machine_text, made_up, products, ratio_text, trainer
-
+from benchmarks.training_rounds import add_options, claim_ratio, interleaved, machine_text, made_up, products, trainer
 from eraflow.recipes import Recipe, get
 
 BATCH, ERAS_A_STEP, ERA = 2048, 4, 1250
@@ -32,11 +31,13 @@ def main() -> None:
     simple, pearson = get("simple-mlp"), get("era-pearson")
     simple = replace(simple, training=replace(simple.training, epochs=2, device="cpu"))
     pearson = replace(pearson, training=replace(pearson.training, steps=10 * factor, device="cpu"))
-    measure(simple, 4, 30 * BATCH * factor, 60 * factor, BATCH, given)
+    measure(simple, 4, 30 * BATCH * factor, 60 * factor, BATCH, given, aim=0.8)
     measure(pearson, 3, 40 * ERA, 10 * factor, ERAS_A_STEP * ERA, given)
 
 
-def measure(recipe: Recipe, count: int, rows: int, steps: int, batch: int, given: argparse.Namespace) -> None:
+def measure(
+    recipe: Recipe, count: int, rows: int, steps: int, batch: int, given: argparse.Namespace, aim: float | None = None
+) -> None:
     train, seeds, features = made_up(rows, given.features, ERA), list(range(count)), given.features
     alone = [trainer(train, recipe.model, recipe.training, [seed]) for seed in seeds]
     sides: dict[str, Callable[[], None]] = {
@@ -45,10 +46,12 @@ def measure(recipe: Recipe, count: int, rows: int, steps: int, batch: int, given
         "products": products(recipe.model, features, batch, steps * count),
     }
     found = interleaved(sides, given)
-    print(f"\n{recipe.name}, {count} members, F = {features}")
-    print(f"  cost of {count} together against {count} runs: {ratio_text(found['together'], found['one by one'])}")
+    what = f"{count} members of {recipe.name} at F = {features}"
+    claim_ratio(
+        f"{what}, cost together against {count} runs", found["together"], found["one by one"], unit="", at_most=aim
+    )
     for name in ("together", "one by one"):
-        print(f"  share of the products' speed, {name}: {ratio_text(found['products'], found[name])}", flush=True)
+        claim_ratio(f"{what}, share of the matrix products, {name}", found["products"], found[name], unit="")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.claims import claim
 from eraflow.models import ModelConfig
 from eraflow.rows import Rows
 from eraflow.training import TrainingConfig, fit
@@ -92,14 +93,23 @@ def interleaved(sides: Mapping[str, Callable[[], None]], given: argparse.Namespa
     return found
 
 
-def ratio_text(over: Sequence[float], under: Sequence[float]) -> str:
+def claim_ratio(
+    name: str,
+    over: Sequence[float],
+    under: Sequence[float],
+    *,
+    unit: str = "x",
+    at_least: float | None = None,
+    at_most: float | None = None,
+) -> None:
     """`over / under`: of the medians, the range over the rounds, and of each side's fastest round.
 
     On a shared machine the last is the nearest to what an idle one would show.
     """
-    each = sorted(a / b for a, b in zip(over, under, strict=True))
-    middle = statistics.median(over) / statistics.median(under)
-    return f"{middle:.2f} ({each[0]:.2f} to {each[-1]:.2f}), fastest rounds {min(over) / min(under):.2f}"
+    each = [a / b for a, b in zip(over, under, strict=True)]
+    middle, fastest = statistics.median(over) / statistics.median(under), min(over) / min(under)
+    note = f"fastest rounds {fastest:.2f}{unit}"
+    claim(name, middle, each=each, unit=unit, at_least=at_least, at_most=at_most, note=note)
 
 
 def machine_text(given: argparse.Namespace) -> str:
