@@ -11,7 +11,7 @@ import difflib
 import tomllib
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
@@ -80,8 +80,13 @@ def parse_assignments(texts: typing.Iterable[str]) -> dict[str, str]:
 
 def suggestion(key: str, names: Sequence[str]) -> str:
     """What to say after an unknown key: the nearest of `names`, or all of them."""
-    close = difflib.get_close_matches(key, names, n=1)
-    return f"; did you mean {close[0]}?" if close else f"; known are {', '.join(names)}"
+    return nearest(key, names) or f"; known are {', '.join(names)}"
+
+
+def nearest(key: str, names: Iterable[str]) -> str:
+    """What to say after a wrong name where the right ones were told: which of them is nearly the same, if any."""
+    close = difflib.get_close_matches(key, list(names), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def to_table(value: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 
-from eraflow.config import to_table
+from eraflow.config import nearest, to_table
 from eraflow.errors import InputError
 from eraflow.models import ModelConfig
 from eraflow.training import TrainingConfig
@@ -128,16 +128,29 @@ RECIPES: Mapping[str, Callable[[], Recipe]] = {
 def get(name: str) -> Recipe:
     """The recipe called `name`. Raises `InputError` with the known names."""
     if name not in RECIPES:
-        raise InputError(f"a recipe must be one of {', '.join(RECIPES)}, however {name!r} was given")
+        raise InputError(
+            f"a recipe must be one of {', '.join(RECIPES)}, however {name!r} was given{nearest(name, RECIPES)}"
+        )
     return RECIPES[name]()
 
 
-def resolve(recipe: Recipe, feature_sets: Collection[str], targets: Collection[str]) -> tuple[Recipe, tuple[str, ...]]:
+def resolve(
+    recipe: Recipe, feature_sets: Collection[str], targets: Collection[str], *, asked: Collection[str] = ()
+) -> tuple[Recipe, tuple[str, ...]]:
     """`recipe` for files with these feature sets and target columns, and what had to be replaced, in words.
 
-    A missing feature set becomes "all", a missing target "target". Raises `InputError` if that is missing too.
+    A missing feature set becomes "all", a missing target "target". Raises `InputError` if that is missing too, or if
+    what is missing was `asked` for by its dotted path: a user who names a column does not mean another.
     """
     data, notes = recipe.data, list[str]()
+    for path, name, known in (
+        ("data.feature_set", data.feature_set, feature_sets),
+        ("data.target", data.target, targets),
+    ):
+        if path in asked and name not in known:
+            raise InputError(
+                f"{path} must be one of {', '.join(sorted(known))}, however {name!r} was given{nearest(name, known)}"
+            )
     if data.feature_set not in feature_sets:
         if "all" not in feature_sets:
             known = ", ".join(sorted(feature_sets))

@@ -210,7 +210,8 @@ def prepare(request: Request, files: Files, name: str, budget: Budget, progress:
     progress = budget.guarding(progress)
     sets = read_features_json(files.features.path)
     with ParquetSource(files.train.path) as source:
-        recipe, notes = recipes.resolve(wanted_recipe(request, name), sets.sets, source.names)
+        targets = [column for column in source.names if column.startswith("target")]
+    recipe, notes = recipes.resolve(wanted_recipe(request, name), sets.sets, targets, asked=request.overrides)
     for note in notes:
         logger.warning("recipe %s: %s", name, note)
     features = sets.columns(recipe.data.feature_set)

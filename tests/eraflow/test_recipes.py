@@ -60,6 +60,19 @@ def test_missing_feature_set_and_target_are_replaced_and_said() -> None:
     assert resolve(recipe, ["medium"], ["target_ender_60"]) == (recipe, ())
 
 
+def test_what_a_user_asked_for_by_name_is_never_replaced() -> None:
+    typing_error = dataclasses.replace(get("simple-mlp"), data=recipes.DataConfig(target="targe"))
+    with pytest.raises(InputError, match=r"data.target must be one of target, target_x_20, .*; did you mean target\?"):
+        resolve(typing_error, ["medium"], ["target", "target_x_20"], asked=["data.target"])
+    with pytest.raises(InputError, match="data.feature_set must be one of all, small, however 'medium' was given"):
+        resolve(get("simple-mlp"), ["all", "small"], ["target"], asked=["data.feature_set"])
+
+
+def test_a_misspelt_recipe_is_told_its_nearest_name() -> None:
+    with pytest.raises(InputError, match=r"'simple_mlp' was given; did you mean simple-mlp\?"):
+        get("simple_mlp")
+
+
 def test_what_cannot_be_replaced_is_refused() -> None:
     with pytest.raises(InputError, match="the feature set medium or all, however it has small"):
         resolve(get("simple-mlp"), ["small"], ["target"])
