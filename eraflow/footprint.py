@@ -15,7 +15,8 @@ from eraflow.errors import TrainingError
 from eraflow.models import ModelConfig
 
 if TYPE_CHECKING:
-    from eraflow.rows import Plan
+    from eraflow.batches import Way
+    from eraflow.rows import Plan, Rows
     from eraflow.training import TrainingConfig
 
 # The rest is for the matrices' pages, for the examination of the hold-out and for other processes.
@@ -31,7 +32,8 @@ def bytes_a_row(model: ModelConfig, n_features: int, members: int) -> int:
         floats += units if model.activation == "silu" or not model.batch_norm else 0  # its way back
         floats += 2 * units if model.batch_norm else 0
         kept += units if model.dropout else 0
-    return n_features * (4 + 1) + members * (4 * floats + kept)
+    # A batch as float32 and as int8: the second int8 buffer is taken on CUDA alone, where codes are streamed.
+    return n_features * (4 + 2) + members * (4 * floats + kept)
 
 
 def bytes_of_weights(model: ModelConfig, n_features: int, members: int) -> int:
@@ -55,24 +57,32 @@ def members_that_fit(
         return members
     usable = round(SHARE * free)
     for wanted in range(members, 0, -1):
-        if (
-            bytes_of_weights(model, n_features, wanted) + plan.largest * bytes_a_row(model, n_features, wanted)
-            <= usable
-        ):
+        if _bytes_of_a_step(model, n_features, wanted, plan) <= usable:
             return wanted
     left = usable - bytes_of_weights(model, n_features, 1)
     rows = max(0, left) // bytes_a_row(model, n_features, 1)
-    needed = bytes_of_weights(model, n_features, 1) + plan.largest * bytes_a_row(model, n_features, 1)
+    needed = _bytes_of_a_step(model, n_features, 1, plan)
     raise TrainingError(
         f"a step of {plan.largest:,} rows of {n_features} features must fit into the memory of device {device}, however"
         f" it takes {_size(needed)} of {_size(usable)} that may be used; {_advice(rows, plan, training)}"
     )
 
 
+def way_to(device: torch.device, rows: Rows, model: ModelConfig, members: int, plan: Plan) -> Way:
+    """How the codes of `rows` reach the device (`batches`): resident where a step of `members` leaves room for all."""
+    free = free_bytes(device) if device.type == "cuda" else None
+    if free is None:
+        return "plain"
+    needed = len(rows) * (rows.n_features + 4) + _bytes_of_a_step(model, rows.n_features, members, plan)
+    return "resident" if needed <= round(SHARE * free) else "streamed"
+
+
 def free_bytes(device: torch.device) -> int | None:
     """Memory that is free on the device now, a container's limit included; None where nobody tells [bytes]."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        # What torch keeps of earlier runs is free for this one.
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + kept
     if device.type != "cpu":
         return None
     free = _kilobytes(MEMINFO, "MemAvailable:")
@@ -80,6 +90,10 @@ def free_bytes(device: torch.device) -> int | None:
         return None
     limit, used = _text(CGROUP / "memory.max"), _kilobytes(CGROUP / "memory.stat", "anon ", unit=1)
     return min(free, int(limit) - used) if limit.isdigit() and used is not None else free
+
+
+def _bytes_of_a_step(model: ModelConfig, n_features: int, members: int, plan: Plan) -> int:
+    return bytes_of_weights(model, n_features, members) + plan.largest * bytes_a_row(model, n_features, members)
 
 
 def _advice(rows: int, plan: Plan, training: TrainingConfig) -> str:

@@ -43,7 +43,7 @@ def test_weights_and_buffers_are_those_that_are_made(name: str) -> None:
     buffers = sum(tensor.nbytes for tensor in made)
     # A norm gives back tensors of its own: what comes out, and the slope.
     norms = 3 * 2 * 4 * sum(model.hidden) * 64 if model.batch_norm else 0
-    assert bytes_a_row(model, 30, 3) * 64 == buffers + norms + 64 * 30 * 5
+    assert bytes_a_row(model, 30, 3) * 64 == buffers + norms + 64 * 30 * 6
     at_least = 3 * parameter_count(initial(model, 30, 0)) * 4 * 10
     assert at_least <= bytes_of_weights(model, 30, 3) < 1.6 * at_least
 
