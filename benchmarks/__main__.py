@@ -33,6 +33,7 @@ SCRIPTS = {
     "spearman": "era Spearman",
     "neutralisation": "neutralising an era",
     "metrics": "the tournament's scores of many columns",
+    "coverage": "whether a 95 % interval covers what it should",
     "live_file": "from the live file to the submission file",
     "whole_validation": "predicting the whole validation file",
     "gpu_epoch": "an epoch on a GPU",

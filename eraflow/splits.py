@@ -1,4 +1,4 @@
-"""Which eras may train: the purge by the target's horizon, and down-sampling. Walk-forward folds are not here.
+"""Which eras may train: the purge by the target's horizon, and down-sampling. Walk-forward folds are in `folds`.
 
 Eras are weekly and counted by their numbers. Purge first, down-sample after: the gap is one of weeks.
 
