@@ -1,28 +1,29 @@
 """From raw predictions to what is sent: ranks by era, ensembles, neutralisation.
 
-Eras are any labels, the live file's X included. Arrays are 1-D of one length N; results float64 `[N]` in the order
-that came. NaN predictions are refused.
+Eras are any labels, the live file's X included. Predictions are `[N]`, or several `[N, K]`; results are float64 of
+the same shape, in the order that came. NaN predictions are refused.
 
-Shape letters: N rows, F features.
+Shape letters: N rows, M rows of one era, F features, K prediction columns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from eraflow.errors import DataError, InputError
-from eraflow.metrics import as_matrix, groups, rank_keep_ties
-from eraflow.neutral import residual
+from eraflow.eras import Rows, as_columns, as_matrix, rows_by_era
+from eraflow.errors import InputError
+from eraflow.neutral import Neutralizer
+from eraflow.ranks import centred_ranks
 
 F64 = npt.NDArray[np.float64]
 
 
 def rank(prediction: Any, era: Any) -> F64:
-    """`(average rank - 0.5)/n` within each era: inside (0, 1), equal predictions stay equal.
+    """`(average rank - 0.5)/n` within each era: inside (0, 1), equal predictions stay equal; columns `[N, K]` apart.
 
     Raises `InputError` for unequal lengths, `DataError` for NaN.
 
@@ -30,7 +31,7 @@ def rank(prediction: Any, era: Any) -> F64:
     [0.667, 0.167, 0.667, 0.5]
     """
     prediction_N = np.asarray(prediction)
-    ranked_N = np.empty(len(prediction_N))
+    ranked_N = np.empty(prediction_N.shape)
     for rows in _eras(prediction_N, era):
         ranked_N[rows] = rank_uniform(prediction_N[rows])
     return ranked_N
@@ -49,6 +50,7 @@ def ensemble(predictions: Sequence[Any], era: Any) -> F64:
 def neutralize(prediction: Any, features: Any, era: Any, proportion: float = 1.0) -> F64:
     """The prediction less `proportion` of its least-squares fit on `features` `[N, F]` and an intercept, by era.
 
+    Several predictions `[N, K]` cost hardly more than one: an era's features are factored once.
     Source: `neutralize` of numerai-tools 0.7.2, except that the mean of each era stays; no metric by era sees it.
     Rank the result before it is sent. Raises `InputError` for unequal lengths or a proportion outside 0..1,
     `DataError` for NaN.
@@ -57,26 +59,27 @@ def neutralize(prediction: Any, features: Any, era: Any, proportion: float = 1.0
         raise InputError(f"the proportion must be from 0 to 1, however it is {proportion}")
     prediction_N = np.asarray(prediction, np.float64)
     feature_NF = as_matrix(features, len(prediction_N))
-    neutral_N = np.empty(len(prediction_N))
+    neutral_N = np.empty(prediction_N.shape)
     for rows in _eras(prediction_N, era):
-        mean = prediction_N[rows].mean()
-        fitted = prediction_N[rows] - mean - residual(prediction_N[rows], feature_NF[rows])
-        neutral_N[rows] = prediction_N[rows] - proportion * fitted
+        here_M = prediction_N[rows]
+        fitted_M = here_M - here_M.mean(0) - Neutralizer(feature_NF[rows]).residual(here_M)
+        neutral_N[rows] = here_M - proportion * fitted_M
     return neutral_N
 
 
 def rank_uniform(values: Any) -> F64:
-    """`(average rank - 0.5)/n` of one era's values, inside (0, 1)."""
+    """`(average rank - 0.5)/n` of one era's values, inside (0, 1); columns `[N, K]` apart."""
     value_N = np.asarray(values)
-    return (rank_keep_ties(value_N) - 0.5) / max(1, len(value_N))
+    doubled_KN = centred_ranks(value_N.T if value_N.ndim == 2 else value_N[np.newaxis]) + len(value_N)
+    return np.asarray(doubled_KN.T.reshape(value_N.shape) / max(1, 2 * len(value_N)))
 
 
-def _eras(prediction_N: npt.NDArray[Any], era: Any) -> Iterator[npt.NDArray[np.int64]]:
+def _eras(prediction: npt.NDArray[Any], era: Any) -> list[Rows]:
     """The rows of each era, after the prediction was found to be whole."""
-    label_E, code_N = np.unique(np.asarray(era), return_inverse=True)
-    if len(code_N) != len(prediction_N):
-        raise InputError(f"prediction and era must have one length, however {len(prediction_N)} and {len(code_N)} met")
-    missing = int(np.isnan(prediction_N).sum()) if prediction_N.dtype.kind == "f" else 0
-    if missing:
-        raise DataError(f"the prediction must have no NaN, however {missing} of {len(prediction_N)} are NaN")
-    return groups(code_N, len(label_E))
+    era_N = np.asarray(era)
+    if len(era_N) != len(prediction):
+        raise InputError(f"prediction and era must have one length, however {len(prediction)} and {len(era_N)} met")
+    as_columns(prediction, len(era_N))
+    if era_N.dtype.kind not in "iu":
+        era_N = np.unique(era_N, return_inverse=True)[1]
+    return rows_by_era(era_N)[1]

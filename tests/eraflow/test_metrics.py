@@ -43,17 +43,6 @@ def test_era_spearman_is_that_of_scipy(seed: int, dtype: type, decimals: int | N
         np.testing.assert_allclose(value, expected, rtol=0, atol=1e-12)
 
 
-def test_predictions_that_differ_beyond_32_bits_are_not_tied() -> None:
-    prediction = np.array([1.0, 1.0 + 1e-12, 1.0 + 2e-12, 0.0])
-    assert metrics.era_spearman(prediction, [0, 0.5, 1, -1], [1, 1, 1, 1]).loc[1] == 1.0
-
-
-def test_minus_zero_ties_with_zero() -> None:
-    for dtype in (np.float32, np.float64):
-        found = metrics.era_spearman(np.array([-0.0, 0.0, 1], dtype), [1, 0, 2], [1, 1, 1])
-        assert found.loc[1] == pytest.approx(stats.spearmanr([0, 0, 1], [1, 0, 2]).statistic, abs=1e-15)
-
-
 def test_spearman_with_ties_by_hand() -> None:
     # Ranks 1, 2.5, 2.5, 4 and 1, 2, 3, 4: 4.5 / sqrt(4.5 * 5) = sqrt(0.9).
     assert metrics.era_spearman([1, 2, 2, 9], [0, 1, 2, 3], [5] * 4).loc[5] == pytest.approx(0.9**0.5, abs=1e-15)
@@ -252,8 +241,3 @@ def test_sharpe_is_nan_without_spread_or_eras() -> None:
     assert np.isnan(same.sharpe)
     assert np.isnan([none.mean, none.std, none.sharpe, none.max_drawdown]).all()
     assert (none.eras, none.undefined) == (0, 1)
-
-
-def test_rank_keep_ties_is_that_of_scipy() -> None:
-    for values in ([], [3.0], [1.0, 1.0], np.random.default_rng(0).integers(0, 9, 100)):
-        np.testing.assert_array_equal(metrics.rank_keep_ties(np.asarray(values)), stats.rankdata(values))

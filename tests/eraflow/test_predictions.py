@@ -20,6 +20,14 @@ def test_eras_are_ranked_apart_in_the_order_that_came() -> None:
     assert rank([5, 1, 6, 2], ["b", "a", "b", "a"]).tolist() == [0.25, 0.25, 0.75, 0.75]
 
 
+def test_several_predictions_are_ranked_apart() -> None:
+    rng = np.random.default_rng(3)
+    prediction_NK, era = rng.integers(0, 20, (60, 3)) / 7, rng.integers(0, 4, 60)
+    for k, column in enumerate(prediction_NK.T):
+        np.testing.assert_array_equal(rank(prediction_NK, era)[:, k], rank(column, era))
+    assert rank([], []).shape == (0,)
+
+
 def test_a_constant_prediction_has_the_rank_one_half() -> None:
     assert rank([3, 3, 3], [1, 1, 1]).tolist() == [0.5] * 3
 
