@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,7 @@ from eraflow.stored import (
     CODES,
     ERA_LIVE,
     ERAS,
+    FILES,
     HEADER,
     IDS,
     TARGETS,
@@ -237,13 +239,18 @@ def _build(
         if kind is not None:
             check_kind(parquet, eras, kind)
         id_N = read_ids(source)
-        needed_bytes = source.rows * (len(features) + 4 * len(targets) + 4 + id_N.itemsize) + 4096
+        header_bytes = 4096 + sum(len(name.encode()) + 16 for name in (*features, *targets))
+        needed_bytes = source.rows * (len(features) + 4 * len(targets) + 4 + id_N.itemsize) + header_bytes
         require_room(into, needed_bytes, f"decoding {parquet.name}")
         with replacing_folder(folder) as partial:
             np.save(partial / ERAS, eras.era_N)
             np.save(partial / IDS, id_N)
             _write_matrices(source, partial, features, targets, progress)
-            if sha256_of(parquet) != sha256:  # another run may have put a newer file there meanwhile
+            with ThreadPoolExecutor(max_workers=1) as beside:
+                found = beside.submit(sha256_of, parquet)  # while the disk takes what was written
+                for name in FILES:
+                    _sync(partial / name)
+            if found.result() != sha256:  # another run may have put a newer file there meanwhile
                 raise StorageError(f"{parquet} must not change while it is decoded, however it did; run this again")
             more = {"targets": list(targets), "rows": source.rows, "data_types": eras.data_types}
             header = header_of(partial, source=parquet, sha256=sha256, features=features, **more)
@@ -268,7 +275,6 @@ def _write_matrices(
             tensor[rows, places].copy_(torch.from_numpy(block).T)  # 4.7 times as fast as numpy's transposition
             done += block.size
             progress("decode", done, total, source.path.name)
-        matrix.flush()
 
 
 def _allocated(path: Path, dtype: type, shape: tuple[int, int]) -> np.memmap[Any, Any]:
@@ -278,3 +284,8 @@ def _allocated(path: Path, dtype: type, shape: tuple[int, int]) -> np.memmap[Any
         with path.open("r+b") as file:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     return matrix
+
+
+def _sync(path: Path) -> None:
+    with path.open("r+b") as file:
+        os.fsync(file.fileno())

@@ -7,6 +7,7 @@ written here.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,8 @@ import pyarrow.parquet as pq
 from eraflow.errors import DataError
 
 COLUMNS_AT_ONCE = 64
-# Bounds what one read holds decoded: of a row group of 2.7M rows, 24 int8 columns are read at a time, not 64.
-BLOCK_BYTES = 1 << 26
+# Bounds what one read holds decoded: of a row group of 2.7M rows, 3 int8 columns are read at a time, not 64.
+BLOCK_BYTES = 1 << 23
 REFETCH = "fetch the file again"
 
 # What pyarrow raises on damaged bytes: most are ArrowException, a broken snappy page is OSError, an absurd length
@@ -35,11 +36,7 @@ def verify_parquet(path: Path) -> int:
     with ParquetSource(path) as source:
         for group, rows in enumerate(source.group_rows):
             for names in batches(source.names, rows, source.widest_bytes):
-                found = source.read(group, names).num_rows
-                if found != rows:
-                    raise DataError(
-                        f"{path}: row group {group} must have {rows} rows, however {found} decode; {REFETCH}"
-                    )
+                source.read(group, names)
         if sum(source.group_rows) != source.rows:
             raise DataError(
                 f"{path}: the row groups must have {source.rows} rows, however have {sum(source.group_rows)}; {REFETCH}"
@@ -53,6 +50,7 @@ class ParquetSource:
     def __init__(self, path: Path) -> None:
         """Raises `DataError` if there is no such file or it is not parquet, saying what it looks like."""
         self.path = path
+        self._lock = threading.Lock()  # a read ahead in a thread may be under way when the file is closed
         _require_parquet(path)
         try:
             self._file: Any = pq.ParquetFile(path, page_checksum_verification=True)
@@ -72,13 +70,19 @@ class ParquetSource:
     def read(self, group: int, columns: Sequence[str]) -> Any:
         """The columns of one row group as a pyarrow table, fully validated."""
         try:
-            table = self._file.read_row_group(group, columns=list(columns))
+            with self._lock:
+                table = self._file.read_row_group(group, columns=list(columns))
             table.validate(full=True)
         except _READ_ERRORS as error:
             span = columns[0] if len(columns) == 1 else f"{columns[0]} to {columns[-1]}"
             raise DataError(
                 f"{self.path}: row group {group}, columns {span}, must decode, however: {_short(error)}; {REFETCH}"
             ) from error
+        rows = self.group_rows[group]
+        if table.num_rows != rows:
+            raise DataError(
+                f"{self.path}: row group {group} must have {rows} rows, however {table.num_rows} decode; {REFETCH}"
+            )
         return table
 
     def column(self, name: str) -> Any:
@@ -87,7 +91,8 @@ class ParquetSource:
         return pa.chunked_array(chunks, type=chunks[0].type if chunks else dict(self.types)[name])
 
     def close(self) -> None:
-        self._file.close(force=True)
+        with self._lock:
+            self._file.close(force=True)
 
     def __enter__(self) -> ParquetSource:
         return self

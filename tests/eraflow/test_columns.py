@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from eraflow import columns, parquet
 from eraflow.columns import Eras, Kind, check_kind, feature_blocks, read_eras, read_ids, target_blocks
 from eraflow.parquet import ParquetSource, check_layout, verify_parquet
 from eraflow.stored import ERA_LIVE
@@ -208,6 +209,34 @@ def test_a_feature_of_text_is_refused_by_type(written: Callable[..., Path]) -> N
     assert "of type string" in refusal(features_of, written(feature_a=["0", "1", "2", "3", "4", "0"]))
 
 
+@pytest.mark.parametrize("block_bytes", [1, 40, 1000])
+@pytest.mark.parametrize("read_bytes", [1, 50, 10_000])
+@pytest.mark.parametrize(("rows", "group"), [(1, 1), (25, 10), (25, 25), (30, 1)])
+def test_blocks_and_reads_of_every_size_give_the_same_matrix(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int, group: int, block_bytes: int, read_bytes: int
+) -> None:
+    code_NF = np.random.default_rng(rows).integers(0, 5, (rows, 7)).astype(np.int8)
+    names = tuple(f"feature_{i}" for i in range(7))
+    path = write(tmp_path, pa.table(dict(zip(names, code_NF.T, strict=True))), row_group_size=group)
+    monkeypatch.setattr(columns, "LEAST_BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(columns, "MOST_BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(parquet, "BLOCK_BYTES", read_bytes)
+    np.testing.assert_array_equal(features_of(path, names[::-1]), code_NF[:, ::-1] - 2)
+
+
+def test_a_block_is_bounded_whatever_the_file(written: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(columns, "LEAST_BLOCK_BYTES", 8)
+    monkeypatch.setattr(columns, "MOST_BLOCK_BYTES", 8)
+    with ParquetSource(written(row_group_size=4)) as source:
+        shapes = [block.shape for _, _, block in feature_blocks(source, FEATURES)]
+    assert shapes == [(2, 4), (1, 4), (3, 2)]
+
+
+def test_a_reading_that_is_given_up_lets_the_file_be_closed(written: Callable[..., Path]) -> None:
+    with ParquetSource(written(row_group_size=1)) as source:
+        next(feature_blocks(source, FEATURES))
+
+
 # Targets
 
 
@@ -269,7 +298,7 @@ def test_any_valid_file_comes_back_as_written(tmp_path: Path, data: st.DataObjec
     assert ids_of(path) == [text.encode() for text in ids]
     assert features_of(path, ("feature_a",))[:, 0].tolist() == [0 if code is None else code - 2 for code in codes]
     with ParquetSource(path) as source:
-        found = np.concatenate([block[0] for _, _, block in target_blocks(source, ["target"])])
+        found = np.concatenate([block[0].copy() for _, _, block in target_blocks(source, ["target"])])
     np.testing.assert_array_equal(found, np.array([np.nan if t is None else t for t in target], np.float32))
 
 

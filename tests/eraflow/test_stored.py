@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import pickle
 import shutil
 import subprocess
@@ -24,6 +26,8 @@ from eraflow.stored import (
     ERA_LIVE,
     FILES,
     HEADER,
+    SAMPLE_BYTES,
+    SAMPLES,
     StoredDataset,
     horizon_days,
     matching_target,
@@ -149,6 +153,18 @@ def test_more_features_are_decoded_beside_the_fewer(decoded: Decode, tmp_path: P
     assert len(folders(tmp_path)) == 2
 
 
+def test_of_several_stores_the_narrowest_whole_one_serves(decoded: Decode, monkeypatch: pytest.MonkeyPatch) -> None:
+    narrow, middle = decoded(features=("feature_a",)), decoded(features=("feature_b", "feature_a"))
+    wide = decoded()
+    forbid_decoding(monkeypatch)
+    assert decoded(features=("feature_a",)).folder == narrow.folder
+    assert decoded(features=("feature_b",)).folder == middle.folder
+    truncate(middle.folder, "codes.npy")
+    served = decoded(features=("feature_b",))
+    assert served.folder == wide.folder
+    assert served.columns() == np.array([1])
+
+
 def test_other_content_is_decoded_anew(decoded: Decode) -> None:
     first = decoded()
     second = decoded(feature_a=pa.array([4] * 6, pa.int8()))
@@ -234,12 +250,14 @@ def test_a_header_that_is_not_json_is_refused(decoded: Decode) -> None:
         open_stored(stored.folder)
 
 
-def test_sampled_blocks_find_damage_at_either_end_of_a_large_file(decoded: Decode) -> None:
+def test_sampled_blocks_find_damage_at_either_end_and_inside_a_large_file(decoded: Decode) -> None:
     rows = 400_000
     many = {"id": [f"{row:06}" for row in range(rows)], "era": ["1"] * rows, "data_type": None, "target_ender_60": None}
     zeros = {name: np.zeros(rows, np.int8) for name in (*FEATURES, "target")}
     stored = decoded(**many, **zeros, row_group_size=100_000)
-    for place in (-1, -(1 << 13)):
+    size = (stored.folder / "codes.npy").stat().st_size
+    middle = (size - SAMPLE_BYTES) * (SAMPLES // 2) // (SAMPLES - 1)
+    for place in (-1, -(1 << 13), middle, middle + SAMPLE_BYTES - 1):
         path = stored.folder / "codes.npy"
         whole = path.read_bytes()
         content = bytearray(whole)
@@ -267,6 +285,40 @@ def test_a_full_disk_is_told_before_anything_is_written(
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(StorageError, match=r"decoding train\.parquet needs"):
         decoded()
+    assert folders(tmp_path) == []
+
+
+def test_the_bytes_said_to_be_needed_are_those_written(
+    decoded: Decode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many = {f"feature_of_a_rather_long_name_{i:04}": np.zeros(6, np.int8) for i in range(500)}
+    stored = decoded(features=tuple(many), **many)
+    written = sum(path.stat().st_size for path in stored.folder.iterdir())
+    shutil.rmtree(stored.folder)
+    usage = type(shutil.disk_usage(tmp_path))(total=100, used=90, free=10)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(StorageError, match="only 10 are free") as caught:
+        decoded(features=tuple(many), **many)
+    needed = int(caught.value.message.split(" needs ")[1].split(" bytes")[0].replace(",", ""))
+    assert written <= needed <= written + 16 * 500 + 4096
+
+
+def test_a_disk_that_fills_meanwhile_leaves_nothing(
+    decoded: Decode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(StorageError, match="No space left on device; nothing was changed"):
+        decoded()
+    assert folders(tmp_path) == []
+
+
+def test_a_file_that_is_not_of_its_sha256_leaves_nothing(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    with pytest.raises(StorageError, match="must not change while it is decoded"):
+        decode(path, into=tmp_path / "decoded", sha256="a" * 64, features=FEATURES)
     assert folders(tmp_path) == []
 
 
