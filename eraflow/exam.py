@@ -2,9 +2,9 @@
 
 A pass over the whole hold-out after each epoch would cost as much as the training itself, so the eras are a fixed,
 evenly spread sample; a history entry says how many they were. What is reported in the end is taken on all eras
-(`trained`). `predict` serves both.
+(`validation`).
 
-Shape letters: M rows, B batch, F features, K networks, E eras.
+Shape letters: M rows, K networks, E eras.
 """
 
 from __future__ import annotations
@@ -17,15 +17,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from eraflow.batches import Batches
 from eraflow.errors import TrainingError
+from eraflow.inference import predict
 from eraflow.metrics import PreparedSpearman
 from eraflow.models import Mlp
 from eraflow.optimization import Loss
-from eraflow.progress import Progress, silent
 from eraflow.rows import Rows
 
-INFERENCE_ROWS = 4096
+__all__ = ["Exam", "predict", "sample"]
 
 # Examined rows, as a share of the rows that were trained on since: forward alone is a third of a step, so 8 % of time.
 SHARE = 0.25
@@ -76,22 +75,3 @@ def sample(rows: Rows, wanted: int) -> Rows:
         return rows
     chosen = np.unique(np.linspace(len(size_E) - 1, 0, eras).round().astype(np.int64))
     return rows.take(np.concatenate([np.arange(bound_E[e], bound_E[e] + size_E[e]) for e in chosen]))
-
-
-def predict(
-    nets: Sequence[Mlp], rows: Rows, *, progress: Progress = silent, stage: str = "predict"
-) -> npt.NDArray[np.float32]:
-    """Predictions float32 `[K, M]` of several networks in one pass over `rows`; leaves them in evaluation mode."""
-    device = next(nets[0].parameters()).device
-    batches = Batches(rows, min(INFERENCE_ROWS, len(rows)), device)
-    prediction_KM = np.empty((len(nets), len(rows)), np.float32)
-    for net in nets:
-        net.eval()
-    with torch.no_grad():
-        for start in range(0, len(rows), INFERENCE_ROWS):
-            here = slice(start, min(start + INFERENCE_ROWS, len(rows)))
-            code_BF, _ = batches.load(np.arange(here.start, here.stop))
-            for k, net in enumerate(nets):
-                prediction_KM[k, here] = net(code_BF).squeeze(1).cpu().numpy()
-            progress(stage, here.stop, len(rows))
-    return prediction_KM

@@ -6,7 +6,8 @@
     └── model.json            what it was made from and how it did; written last, so it says that the folder is whole
 
 Read `train`, then `predict_live`. A folder that is whole is loaded; one that is not is gone on with. A training that
-was told `enough` leaves a model that is cut: it predicts, and the next `train` goes on from it.
+was told `enough` leaves a model that is cut, or validated on a sample of eras alone: it predicts, and the next `train`
+goes on from it.
 
 Shape letters: N rows, M rows with a target, K members, E eras.
 """
@@ -16,7 +17,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 import platform
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -30,10 +30,9 @@ import numpy.typing as npt
 import torch
 
 import eraflow
-from eraflow import metrics
 from eraflow.config import build, read_toml, to_table, to_toml
 from eraflow.errors import DataError, InputError, OutOfTimeError, StorageError, TrainingError
-from eraflow.exam import predict
+from eraflow.inference import predict
 from eraflow.models import Mlp
 from eraflow.predictions import ensemble, rank_uniform
 from eraflow.progress import Progress, silent
@@ -43,42 +42,11 @@ from eraflow.splits import distinct, every_nth, purge, purge_eras
 from eraflow.store import utc_text, write_atomically, write_json
 from eraflow.stored import StoredDataset, matching_target, suffix_days
 from eraflow.training import Fitted, fit, initial, load_fitted, members_at_once
+from eraflow.validation import EraScore, Validated, Validation, require_finite, validate
+
+__all__ = ["MODEL", "EraScore", "Trained", "Validation", "load", "model_id", "predict_live", "train"]
 
 RECIPE, MODEL = "recipe.toml", "model.json"
-
-Mask = npt.NDArray[np.bool_]
-
-
-@dataclass(frozen=True, kw_only=True)
-class EraScore:
-    """One era of the hold-out; None where the era defines no value."""
-
-    era: int
-    rows: int
-    """Rows with a target."""
-    spearman: float | None
-    numerai_corr: float | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Validation:
-    """How the members' mean rank did on the hold-out; None where no era defines it."""
-
-    eras: int
-    """Eras that were scored."""
-    undefined: int
-    """Eras that define no score: fewer than two rows, constant predictions or a constant target."""
-    spearman_mean: float | None
-    spearman_std: float | None
-    """Population standard deviation over the scored eras."""
-    sharpe: float | None
-    max_drawdown: float | None
-    numerai_corr_mean: float | None
-    per_era: tuple[EraScore, ...]
-
-    def figures(self) -> dict[str, float | int | None]:
-        """Everything but the table by era."""
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "per_era"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +74,7 @@ class Trained:
     device: str
     validation: Validation
     untrained_spearman: float | None
-    """Mean era Spearman of the first member's network before training."""
+    """Mean era Spearman of the first member's network before training, on `untrained_eras` of the hold-out."""
     histories: tuple[tuple[dict[str, Any], ...], ...]
     """For each member, an entry an epoch of the hold-out fit (see `training.Fitted`)."""
     seconds: float
@@ -120,6 +88,10 @@ class Trained:
     data_version: str | None
     """The tournament's data version that it was trained on; None for files of a folder."""
     made_at_utc: str
+    untrained_eras: int | None = None
+    """Whole eras, evenly spread over the hold-out, that tell of the untrained network; None in older files: all."""
+    sampled: bool = False
+    """There was no time to validate on all eras of the hold-out: `validation` is that of a sample of them."""
 
     def members(self) -> list[Mlp]:
         """The networks that predict, in evaluation mode on the recipe's device."""
@@ -152,10 +124,10 @@ def train(
     """Fit each member with the purged hold-out, report it, and refit on everything where the recipe says so.
 
     The hold-out is every labelled era of `validation`. A whole `folder` of the same recipe and data is loaded.
-    When `enough` says so the member at work is cut at its last epoch, and members and refits that are not whole are
-    left out. One process at a time may use `folder`. Raises `DataError` for no labelled rows, `InputError` if the
-    purge leaves no training era or a column is missing, `TrainingError` if the training fails, `OutOfTimeError` if
-    there was not even time for one epoch.
+    When `enough` says so the member at work is cut at its last epoch, members and refits that are not whole are left
+    out, and the report is that of a sample of eras, which takes seconds. One process at a time may use `folder`.
+    Raises `DataError` for no labelled rows, `InputError` if the purge leaves no training era or a column is missing,
+    `TrainingError` if the training fails, `OutOfTimeError` if there was not even time for one epoch.
     """
     name = model_id(recipe, train.sha256, validation.sha256, features)
     if (found := _whole(folder, name)) is not None:
@@ -164,7 +136,14 @@ def train(
     holdout = _labelled(validation, recipe, features).by_era()
     rows = _training_rows(_labelled(train, recipe, features), holdout, purged, recipe.data.era_stride)
     fits = _fit_members(recipe, rows, folder, "holdout", progress, enough, holdout=holdout)
-    score, untrained = _validate(recipe, fits, holdout, progress)
+    validated = validate(
+        [fitted.model for fitted in fits],
+        initial(recipe.model, len(features), recipe.training.seed).to(fits[0].device),
+        holdout,
+        enough=enough,
+        progress=progress,
+        stage=f"validate {recipe.name}",
+    )
     refits: list[Fitted] = []
     if recipe.training.refit and _are_whole(fits, recipe):
         both = Rows.joined([_labelled(train, recipe, features), holdout])
@@ -186,12 +165,14 @@ def train(
         refit_rows=chosen[0].rows if kind == "final" else None,
         steps=fits[0].steps,
         device=fits[0].device,
-        validation=score,
-        untrained_spearman=untrained,
+        validation=validated.validation,
+        untrained_spearman=validated.untrained_spearman,
+        untrained_eras=validated.untrained_eras,
+        sampled=validated.sampled,
         histories=tuple(fitted.history for fitted in fits),
         seconds=sum(float(fitted.history[-1]["seconds"]) for fitted in [*fits, *refits]),
         versions=_versions(),
-        notes=tuple(notes),
+        notes=(*notes, *_sampling_note(validated, holdout)),
         predicting=tuple(f"{kind}-{m}" for m in range(len(chosen))),
         cut=not _are_whole(chosen, recipe) or (recipe.training.refit and kind != "final"),
         data_version=data_version,
@@ -236,7 +217,7 @@ def predict_live(trained: Trained, live: StoredDataset, progress: Progress = sil
         raise DataError(f"the live file {live.source} must have rows, however it has none; download it again")
     rows = Rows.of(live.codes_NF, None, live.era_N, columns=live.columns(trained.features))
     prediction_KN = predict(trained.members(), rows, progress=progress, stage="predict")
-    _require_finite(prediction_KN, trained.folder)
+    require_finite(prediction_KN, trained.folder.name)
     return rank_uniform(ensemble(list(prediction_KN), np.zeros(live.rows, np.int32)))
 
 
@@ -248,11 +229,18 @@ def _whole(folder: Path, name: str) -> Trained | None:
             load_fitted(path, found.recipe.model, "cpu")
     except (StorageError, TrainingError):
         return None  # what is missing or damaged is made again
-    return found if found.model_id == name and not found.cut else None
+    return found if found.model_id == name and not found.cut and not found.sampled else None
 
 
 def _are_whole(fits: Sequence[Fitted], recipe: Recipe) -> bool:
     return len(fits) == recipe.prediction.members and all(fitted.complete for fitted in fits)
+
+
+def _sampling_note(validated: Validated, holdout: Rows) -> list[str]:
+    if not validated.sampled:
+        return []
+    taken, there = len(validated.validation.per_era), len(distinct(holdout.era_M))
+    return [f"validated on {taken} of {there} eras, evenly spread, because there was no time for all"]
 
 
 def _horizon(stored: StoredDataset, target: str) -> tuple[str | None, int]:
@@ -329,47 +317,6 @@ def _fit_members(
             " training.batch_size or training.eras_per_step, or set training.device=cpu; whole epochs are kept"
         ) from error
     return fits
-
-
-def _validate(
-    recipe: Recipe, fits: Sequence[Fitted], holdout: Rows, progress: Progress
-) -> tuple[Validation, float | None]:
-    """The members' mean rank scored by era, and the mean Spearman of the first network before training."""
-    before = initial(recipe.model, holdout.n_features, recipe.training.seed).to(fits[0].device)
-    networks = [*(fitted.model for fitted in fits), before]
-    prediction_KM = predict(networks, holdout, progress=progress, stage=f"validate {recipe.name}")
-    _require_finite(prediction_KM, Path(recipe.name))
-    mean_M = ensemble(list(prediction_KM[:-1]), holdout.era_M)
-    spearman = metrics.PreparedSpearman(holdout.target_M, holdout.era_M)
-    era_E, spearman_E = spearman(mean_M)
-    corr_E = metrics.numerai_corr(mean_M, holdout.target_M, holdout.era_M).to_numpy()
-    untrained = metrics.summary(spearman(prediction_KM[-1])[1])
-    found, rows_E = metrics.summary(spearman_E), np.unique(holdout.era_M, return_counts=True)[1]
-    return Validation(
-        eras=found.eras,
-        undefined=found.undefined,
-        spearman_mean=_known(found.mean),
-        spearman_std=_known(found.std),
-        sharpe=_known(found.sharpe),
-        max_drawdown=_known(found.max_drawdown),
-        numerai_corr_mean=_known(metrics.summary(corr_E).mean),
-        per_era=tuple(
-            EraScore(era=int(era), rows=int(rows), spearman=_known(rho), numerai_corr=_known(corr))
-            for era, rows, rho, corr in zip(era_E, rows_E, spearman_E.tolist(), corr_E.tolist(), strict=True)
-        ),
-    ), _known(untrained.mean)
-
-
-def _require_finite(prediction_KN: npt.NDArray[np.float32], what: Path) -> None:
-    wrong = int((~np.isfinite(prediction_KN)).sum())
-    if wrong:
-        raise TrainingError(
-            f"all predictions of {what.name} must be finite, however {wrong} are not; lower training.learning_rate"
-        )
-
-
-def _known(value: float) -> float | None:
-    return None if math.isnan(value) else value
 
 
 def _to_json(made: Trained) -> dict[str, Any]:

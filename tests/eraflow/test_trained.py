@@ -16,8 +16,9 @@ from eraflow import footprint, metrics, trained
 from eraflow.config import override
 from eraflow.dataset import decode
 from eraflow.errors import DataError, InputError, StorageError
-from eraflow.exam import predict
+from eraflow.exam import FEWEST_ERAS
 from eraflow.footprint import bytes_a_row, bytes_of_weights
+from eraflow.inference import predict
 from eraflow.predictions import ensemble, rank_uniform
 from eraflow.recipes import Recipe, get
 from eraflow.rows import Rows
@@ -194,9 +195,42 @@ def test_a_member_that_is_cut_is_left_out_where_another_is_whole(
     assert not run(market, tmp_path / "b", wanted).cut
 
 
-def wanted_steps(market: Market) -> int:
-    """Of one member of `simple-mlp`: 6 epochs of the purged rows in batches of 64."""
-    return 6 * -(-32 * 30 // 64)
+@pytest.fixture(scope="module")
+def large_holdout(tmp_path_factory: pytest.TempPathFactory) -> StoredDataset:
+    """More eras than a sample has."""
+    return store(tmp_path_factory.mktemp("large"), "validation", table(range(41, 101), rows=60, seed=1))
+
+
+def test_a_model_that_is_cut_is_validated_on_a_sample_and_in_full_when_it_is_gone_on_with(
+    market: Market, tmp_path: Path, large_holdout: StoredDataset
+) -> None:
+    cut = run(market, tmp_path, validation=large_holdout, enough=Enough(40), notes=["said before"])
+    assert (cut.cut, cut.sampled, cut.validation.eras, cut.untrained_eras) == (True, True, FEWEST_ERAS, FEWEST_ERAS)
+    told = f"validated on {FEWEST_ERAS} of 60 eras, evenly spread, because there was no time for all"
+    assert cut.notes == ("said before", told)
+    assert load(tmp_path) == cut
+    whole = run(market, tmp_path, validation=large_holdout, notes=["said before"])
+    assert (whole.cut, whole.sampled, whole.validation.eras, whole.notes) == (False, False, 60, ("said before",))
+
+
+def test_a_whole_model_that_there_was_no_time_to_validate_is_validated_by_the_next_run(
+    market: Market, tmp_path: Path, large_holdout: StoredDataset
+) -> None:
+    hurried = run(market, tmp_path, validation=large_holdout, enough=Enough(STEPS))
+    assert (hurried.cut, hurried.sampled, hurried.validation.eras) == (False, True, FEWEST_ERAS)
+    fitted = (tmp_path / "holdout-0" / FINISHED).stat().st_mtime_ns
+    later = run(market, tmp_path, validation=large_holdout)
+    assert (later.cut, later.sampled, later.validation.eras) == (False, False, 60)
+    assert (tmp_path / "holdout-0" / FINISHED).stat().st_mtime_ns == fitted, "it was fitted again"
+    assert run(market, tmp_path, validation=large_holdout, progress=refuse_to_train) == later
+
+
+def test_a_model_that_was_written_before_samples_were_told_is_loaded(market: Market, tmp_path: Path) -> None:
+    made = run(market, tmp_path)
+    told = json.loads((tmp_path / trained.MODEL).read_text())
+    del told["untrained_eras"], told["sampled"]
+    (tmp_path / trained.MODEL).write_text(json.dumps(told))
+    assert load(tmp_path) == dataclasses.replace(made, untrained_eras=None)
 
 
 def test_the_refit_takes_as_many_steps_and_is_what_predicts(market: Market, tmp_path: Path) -> None:
