@@ -22,6 +22,7 @@ from eraflow.files import Files
 from eraflow.inventory import Inventory, change_text, take
 from eraflow.known import remember
 from eraflow.markdown import Markup, code, escaped, picture, table
+from eraflow.measure import Cost
 from eraflow.pictures import CHECK, DASH, TIMES, figure_text
 from eraflow.receipt import Receipt
 from eraflow.report import FIGURES, training_png, validation_png, week_png
@@ -110,6 +111,7 @@ def week_answer(result: RoundResult) -> Answer:
         picture("the week", lambda: week_png(result)),
         _times(opens, closes) if opens and closes else "",
         *_receipts(result.receipts, told=found.reason),
+        _costs(result),
     ]
     return Answer(key="week", sentence=found.sentence, markdown="\n\n".join(filter(None, parts)))
 
@@ -154,6 +156,27 @@ def _receipt_row(receipt: Receipt) -> list[object]:
         verified_text(receipt),
         f"{sent:%a %H:%M:%S}" if sent else DASH,
     ]
+
+
+def _costs(result: RoundResult) -> str:
+    """Where the time and the memory of the run went; nothing where it did nothing."""
+    if not result.costs or result.wall_s is None:
+        return ""
+    rows = [
+        [stage, f"{cost.seconds:,.1f}", "█" * round(12 * result.share_of_time(stage)), *_sizes(cost)]
+        for stage, cost in result.costs.items()
+    ]
+    rows += [
+        ["between the stages", f"{result.between_stages_s:,.1f}", "", "", ""],
+        ["all", f"{result.wall_s:,.1f}", "", *_sizes(result)],
+    ]
+    return "### Time and memory\n\n" + table(["stage", "seconds", "", "memory at most", "of its own"], rows)
+
+
+def _sizes(of: Cost | RoundResult) -> list[str]:
+    """The most of all memory, and without maps of files."""
+    sizes = (of.peak_rss_bytes, of.peak_anonymous_bytes)
+    return [DASH if size is None else f"{size / 2**20:,.0f} MiB" for size in sizes]
 
 
 def _said(receipt: Receipt) -> list[str]:
@@ -226,9 +249,10 @@ def model(report: ModelReport) -> Answer:
 def _trained_text(report: ModelReport) -> str:
     fitted = "; fitted again on all labelled eras" if report.refit else ""
     cut = "; **its training was cut to be in time**" if report.cut else ""
+    speed = f"; {escaped(report.speed_text)}" if report.speed_text else ""
     return (
         f"Model {code(report.model_id)}: {report.rows:,} rows, {report.features:,} features, target"
-        f" {escaped(report.target)}, on {escaped(report.device)}{fitted}{cut}"
+        f" {escaped(report.target)}, on {escaped(report.device)}{speed}{fitted}{cut}"
     )
 
 

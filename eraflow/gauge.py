@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from eraflow.errors import TrainingError
+from eraflow.pace import Pace, speed_text
 from eraflow.progress import Progress
 
 logger = logging.getLogger("eraflow")
@@ -41,22 +42,21 @@ class Gauge:
         full_speed: float | None = None,
     ) -> None:
         """`seconds` were spent before [s]; `full_speed` is that of the machine's matrix products alone [rows/s]."""
-        self.progress, self.stage, self.steps, self.full_speed = progress, stage, steps, full_speed
+        self.progress, self.stage, self.steps = progress, stage, steps
         self.read_every = 1 if device.type == "cpu" else READ_EVERY
         self.pending: list[Tensor] = []
         self.losses: list[list[float]] = []
         """Of this epoch: for each step a loss a member."""
-        self.rows, self.started = 0, time.perf_counter()
-        self.began, self.shown = self.started - seconds, 0
+        self.began, self.shown, self.pace = time.perf_counter() - seconds, 0, Pace(full_speed)
 
     def add(self, step: int, loss_K: Tensor, rows: int) -> None:
         self.pending.append(loss_K)
-        self.rows += rows
         if len(self.pending) == self.read_every:
             self._read(step)
+        self.pace.add(rows, finished=not self.pending)
         if step + 1 - self.shown >= SHOW_EVERY and not self.pending:
-            loss, speed = math.fsum(self.losses[-1]) / len(self.losses[-1]), self._speed_text()
-            self.rows, self.started, self.shown = 0, time.perf_counter(), step + 1
+            loss, speed = math.fsum(self.losses[-1]) / len(self.losses[-1]), speed_text(self.pace.shown())
+            self.shown = step + 1
             self.progress(self.stage, step + 1, self.steps, f"loss {loss:.5f}, {speed}")
 
     def entries(self, step: int, rate: float, examined: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -64,8 +64,10 @@ class Gauge:
         self._read(step)
         losses, self.losses = list(zip(*self.losses, strict=True)), []
         seconds = (time.perf_counter() - self.began) / len(losses)
+        speed = self.pace.told()
         return [
             {"step": step + 1, "train_loss": math.fsum(loss) / len(loss), "learning_rate": rate, "seconds": seconds}
+            | speed
             | (examined[m] if examined else UNEXAMINED)
             for m, loss in enumerate(losses)
         ]
@@ -76,15 +78,12 @@ class Gauge:
         if entries[0]["eras"]:
             text += f", validation loss {_mean(entries, 'validation_loss')}"
             text += f", mean era Spearman {_mean(entries, 'spearman_mean')} of {entries[0]['eras']} eras"
+        if speed := speed_text(entries[0]):
+            text += f", {speed}"
         logger.info("%s step %d of %d: %s", self.stage, step + 1, self.steps, text)
         self.progress(self.stage, step + 1, self.steps, text)
-        self.rows, self.started, self.shown = 0, time.perf_counter(), step + 1
-
-    def _speed_text(self) -> str:
-        """Since it was last told; the share says how much of the time is spent in products that cannot be spared."""
-        rate = self.rows / max(time.perf_counter() - self.started, 1e-9)
-        share = "" if self.full_speed is None else f", {rate / self.full_speed:.0%} of this machine's matrix products"
-        return f"{rate:,.0f} rows/s{share}"
+        self.shown = step + 1
+        self.pace.go_on()
 
     def _read(self, step: int) -> None:
         if not self.pending:

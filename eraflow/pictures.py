@@ -129,10 +129,10 @@ class Card:
 def training_png(model: ModelReport) -> bytes:
     """The hold-out fit as a PNG: losses by epoch (or step), and the mean era Spearman; a thin line a member.
 
-    Raises `StorageError` if the model's folder is not whole.
+    It says where the curves are of a sample of the hold-out. Raises `StorageError` if the model's folder is not whole.
     """
     made = load(model.folder)
-    card = Card(520)
+    card = Card(546 if sample_text(made) else 520)
     card.text(PAD, 72, f"Training of {made.recipe.name}", size=26, bold=True, room=700)
     card.text(WIDTH - PAD, 72, _length_text(made), size=17, color=MUTED, align="right")
     losses, scores = card.axes(PAD + 66, 158, 440, 260), card.axes(PAD + 642, 158, 352, 260)
@@ -151,6 +151,8 @@ def training_png(model: ModelReport) -> bytes:
     if len(made.histories) > 1:
         marks.append(("ensemble", made.validation.spearman_mean, INK))
     _levels(scores, [mark for mark in marks if mark[1] is not None])
+    if told := sample_text(made):
+        card.text(PAD, 516, told, size=16, color=MUTED)
     return card.png()
 
 
@@ -204,6 +206,18 @@ def eras_text(eras: Sequence[EraScore]) -> str:
     return f"{counted_text(len(eras) - undefined, 'era')} scored" + (
         f", {undefined} undefined ({TIMES})" if undefined else ""
     )
+
+
+def sample_text(made: Trained) -> str:
+    """What the hold-out's curves and figures are taken on, where that is not all of it; otherwise nothing."""
+    examined = max((entry.get("eras") or 0 for history in made.histories for entry in history), default=0)
+    eras = len(made.validation.per_era)
+    if made.sampled:
+        return f"Of the hold-out sampled eras alone: curves on {examined}, figures in the end on {eras}."
+    told = [f"curves on {examined}"] if 0 < examined < eras else []
+    if made.untrained_eras and made.untrained_eras < eras:
+        told.append(f"untrained on {made.untrained_eras}")
+    return f"Of {eras} hold-out eras sampled ones: {', '.join(told)}; figures in the end on all." if told else ""
 
 
 def figure_text(value: float | None) -> str:

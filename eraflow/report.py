@@ -15,7 +15,7 @@ from pathlib import Path
 from eraflow.errors import EraflowError
 from eraflow.pictures import CHECK, DASH, TIMES, figure_text, training_png, validation_png
 from eraflow.receipt import Receipt
-from eraflow.result import ModelReport, RoundResult
+from eraflow.result import STAGES, ModelReport, RoundResult
 from eraflow.rounds import duration_text
 from eraflow.store import write_atomically
 from eraflow.verdict import Verdict, is_late, proof_text, utc_moment, verdict
@@ -34,11 +34,12 @@ FIGURES = {
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 STYLE = """
 :root { color-scheme: light dark; --page: #f5f7f9; --sheet: #fff; --ink: #18212b; --muted: #56616d; --rule: #dfe4e9;
-  --safe: #00795c; --unsafe: #b84a00; }
+  --safe: #00795c; --unsafe: #b84a00; --bar: #0072b2; }
 @media (prefers-color-scheme: dark) { :root { --page: #11161c; --sheet: #1a2129; --ink: #e8ecf0; --muted: #9aa6b2;
-  --rule: #2f3944; --safe: #4cc9a5; --unsafe: #ff9d5c; } }
+  --rule: #2f3944; --safe: #4cc9a5; --unsafe: #ff9d5c; --bar: #56b4e9; } }
 @media print { :root { color-scheme: light; --page: #fff; --sheet: #fff; --ink: #000; --muted: #444; --rule: #bbb;
-  --safe: #00513d; --unsafe: #8a3600; } section { break-inside: avoid; } body { max-width: none !important; } }
+  --safe: #00513d; --unsafe: #8a3600; --bar: #0072b2; }
+  section { break-inside: avoid; } body { max-width: none !important; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 2rem 1.25rem 4rem; max-width: 64rem; background: var(--page); color: var(--ink);
   font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif; }
@@ -51,7 +52,10 @@ h3 { font-size: 1rem; margin: 1.25rem 0 .5rem; } p { margin: .4rem 0; } .muted {
 caption { text-align: left; color: var(--muted); padding: 0 0 .4rem; }
 th, td { text-align: left; vertical-align: top; padding: .4rem 1.25rem .4rem 0; border-top: 1px solid var(--rule); }
 thead th { border-top: 0; color: var(--muted); font-weight: 400; white-space: nowrap; } tbody th { font-weight: 600; }
-td.number { text-align: right; padding-right: 1.25rem; } table.pairs { width: auto; }
+.number { text-align: right; white-space: nowrap; } table.pairs { width: auto; }
+tbody th .muted { font-weight: 400; } .bar { display: block; width: 6rem; margin-top: .42rem; }
+.bar span { display: block; height: .7rem; border-radius: 2px; background: var(--bar); print-color-adjust: exact; }
+@media (max-width: 40rem) { .bar, tbody th .muted { display: none; } }
 table.pairs th { font-weight: 400; color: var(--muted); }
 tr.more td { border-top: 0; padding-top: 0; } tbody:first-child tr:first-child > * { border-top: 0; }
 tbody th { overflow-wrap: anywhere; min-width: 9rem; } .wide + .wide { margin-top: 1.25rem; }
@@ -196,8 +200,10 @@ def _model(model: ModelReport) -> Markup:
         ("eras scored", found.get("eras")),
         ("eras undefined", found.get("undefined")),
         *((name, figure_text(found.get(key))) for key, name in FIGURES.items()),
-        ("untrained mean era Spearman", figure_text(model.untrained_spearman)),
+        ("untrained mean era Spearman", figure_text(model.untrained_spearman) + _sample_text(model)),
     ]
+    if model.speed_text:
+        facts.append(("speed of its training", model.speed_text))
     parts = [_pairs(facts)]
     parts += [_picture(f"Training curve of {model.recipe}", training_png, model)]
     parts += [_picture(f"Spearman by era of {model.recipe}", validation_png, model)]
@@ -205,6 +211,13 @@ def _model(model: ModelReport) -> Markup:
         notes = "\n".join(f"<li>{_escaped(note)}</li>" for note in model.notes)
         parts.append(Markup(f"<h3>Notes</h3>\n<ul>\n{notes}\n</ul>"))
     return Markup("\n".join(parts))
+
+
+def _sample_text(model: ModelReport) -> str:
+    """What the untrained network was judged on, where that is less than the model was."""
+    eras = model.untrained_eras
+    judged = model.validation.get("eras", 0) + model.validation.get("undefined", 0)
+    return f", on {eras} of its eras, evenly spread" if eras and eras < judged else ""
 
 
 def _picture(text: str, draw: Callable[[ModelReport], bytes], model: ModelReport) -> Markup:
@@ -216,15 +229,36 @@ def _picture(text: str, draw: Callable[[ModelReport], bytes], model: ModelReport
 
 
 def _cost(result: RoundResult) -> Markup:
-    rows = [[stage, _number(f"{seconds:,.1f}")] for stage, seconds in result.seconds.items()]
-    if rows:
-        rows.append(["all", _number(f"{sum(result.seconds.values()):,.1f}")])
-    stages = _table(("stage", "seconds"), rows, kind="pairs") if rows else Markup("<p>No stage was timed.</p>")
-    peaks = [
-        ("largest memory, maps of files included", _size(result.peak_rss_bytes)),
-        ("largest memory of its own", _size(result.peak_anonymous_bytes)),
+    """Where the time and the memory went: a row a stage, with its share of the time and of the largest memory."""
+    largest, between_s = result.peak_rss_bytes, result.between_stages_s
+    whole_s = sum(cost.seconds for cost in result.costs.values()) if result.wall_s is None else result.wall_s
+    rows = [
+        [
+            _stage(stage, STAGES.get(stage, "")),
+            _number(f"{cost.seconds:,.1f}"),
+            _bar(result.share_of_time(stage)),
+            _number(DASH if cost.peak_rss_bytes is None else _size(cost.peak_rss_bytes)),
+            _bar(cost.peak_rss_bytes / largest if cost.peak_rss_bytes and largest else 0.0),
+            _number(DASH if cost.peak_anonymous_bytes is None else _size(cost.peak_anonymous_bytes)),
+        ]
+        for stage, cost in result.costs.items()
     ]
-    return Markup(f"{stages}\n<h3>Memory</h3>\n{_pairs(peaks)}")
+    if between_s is not None:
+        rows.append([_stage("between", "the stages"), _number(f"{between_s:,.1f}"), *[Markup()] * 4])
+    sizes = [_number(_size(size)) for size in (largest, result.peak_anonymous_bytes)]
+    told = _stage("all", "until this page was drawn")
+    rows.append([told, _number(f"{whole_s:,.1f}"), Markup(), sizes[0], Markup(), sizes[1]])
+    headings = ("stage", _number("seconds"), "", _number("memory"), "", _number("of its own"))
+    caption = "Memory is the most that was held at once, maps of files included; of its own is without those."
+    return _table(headings, rows, caption=caption)
+
+
+def _stage(name: str, what: str) -> Markup:
+    return Markup(f'{_escaped(name)} <span class="muted">{_escaped(what)}</span>')
+
+
+def _bar(share: float) -> Markup:
+    return Markup(f'<span class="bar" aria-hidden="true"><span style="width: {min(share, 1.0):.1%}"></span></span>')
 
 
 def _section(title: str, body: Markup | None) -> Markup | None:
@@ -237,10 +271,10 @@ def _pairs(pairs: Iterable[tuple[str, object]]) -> Markup:
 
 
 def _table(
-    headings: Sequence[str], rows: Sequence[Sequence[object]], *, caption: str | None = None, kind: str = ""
+    headings: Sequence[object], rows: Sequence[Sequence[object]], *, caption: str | None = None, kind: str = ""
 ) -> Markup:
     """A table whose first column names the row; a row that is `Markup` is put in as it is."""
-    head = "".join(f'<th scope="col">{_escaped(heading)}</th>' for heading in headings)
+    head = "".join(_data_cell(heading, "th scope=col") for heading in headings)
     body = "\n".join(row if isinstance(row, Markup) else _row(row) for row in rows)
     told = f"<caption>{_escaped(caption)}</caption>" if caption else ""
     return Markup(
@@ -263,8 +297,8 @@ def _number(text: str) -> _Number:
     return _Number(_escaped(text))
 
 
-def _data_cell(value: object) -> str:
-    return f"<td{' class=number' if isinstance(value, _Number) else ''}>{_cell(value)}</td>"
+def _data_cell(value: object, tag: str = "td") -> str:
+    return f"<{tag}{' class=number' if isinstance(value, _Number) else ''}>{_cell(value)}</{tag[:2]}>"
 
 
 def _cell(value: object) -> str:

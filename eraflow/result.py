@@ -8,7 +8,23 @@ from pathlib import Path
 from typing import Any
 
 from eraflow.errors import EraflowError, worst_exit_code
+from eraflow.measure import Cost
+from eraflow.pace import speed_text
 from eraflow.receipt import Receipt
+
+STAGES = {
+    "waiting": "for the round to open",
+    "round": "what is open and what is there",
+    "download": "getting and verifying the files",
+    "dataset": "decoding them into matrices",
+    "training": "fitting without the hold-out",
+    "validation": "scoring the hold-out",
+    "refit": "fitting again on all eras",
+    "prediction": "predicting the live rows",
+    "submission": "sending and reading back",
+    "report": "drawing the report",
+}
+"""What a run does in each of its stages, in their order."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,13 +44,28 @@ class ModelReport:
     refit: bool
     validation: Mapping[str, Any]
     untrained_spearman: float | None
-    """Mean era Spearman of the same network before training."""
+    """Mean era Spearman of the same network before training, on `untrained_eras` of the hold-out."""
+    untrained_eras: int | None = None
+    """Evenly spread ones; None if it is not known, and then it was all of them."""
     best_reachable_spearman: float | None = None
     """What nobody can beat on this hold-out; known for a synthetic market only."""
     notes: tuple[str, ...] = ()
     cut: bool = False
     """There was no time to finish its training."""
     made_at_utc: str | None = None
+    rows_a_second: float | None = None
+    """Of its training (the median over epochs), as the two shares below; None for one that was over in a moment."""
+    share_of_products: float | None = None
+    """Of the speed that this machine's matrix products alone would have had."""
+    share_of_cores: float | None = None
+    """Of the time in which its threads wanted a core; None where the system does not tell."""
+    costs: Mapping[str, Cost] = field(default_factory=dict)
+    """What training, validation and refit took in this run."""
+
+    @property
+    def speed_text(self) -> str:
+        """Empty where nothing is known."""
+        return speed_text({"rows_a_second": self.rows_a_second, "share_of_products": self.share_of_products})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +77,10 @@ class RoundResult:
     closes_at_utc: str | None = None
     models: tuple[ModelReport, ...] = ()
     receipts: tuple[Receipt, ...] = ()
-    seconds: Mapping[str, float] = field(default_factory=dict)
+    costs: Mapping[str, Cost] = field(default_factory=dict)
+    """What each stage took (`STAGES`)."""
+    wall_s: float | None = None
+    """The whole run, between the stages too [s]."""
     peak_rss_bytes: int | None = None
     peak_anonymous_bytes: int | None = None
     report: Path | None = None
@@ -58,6 +92,16 @@ class RoundResult:
         """The worst of the round's own and its slots' exit codes."""
         codes = [receipt.exit_code for receipt in self.receipts]
         return worst_exit_code([*codes, int(self.error["exit_code"])] if self.error else codes)
+
+    @property
+    def between_stages_s(self) -> float | None:
+        """The time that belongs to no stage [s]."""
+        return None if self.wall_s is None else max(0.0, self.wall_s - sum(c.seconds for c in self.costs.values()))
+
+    def share_of_time(self, stage: str) -> float:
+        """Of all stages but the waiting for a round, which may take hours and has none."""
+        busy_s = sum(cost.seconds for name, cost in self.costs.items() if name != "waiting")
+        return 0.0 if stage == "waiting" or not busy_s else self.costs[stage].seconds / busy_s
 
 
 def error_entry(error: EraflowError) -> dict[str, Any]:
@@ -85,7 +129,12 @@ def json_object(result: RoundResult) -> dict[str, Any]:
         "models": [_model(model) for model in result.models],
         "submissions": [_submission(receipt) for receipt in result.receipts],
         "report": str(result.report) if result.report else None,
-        "seconds": {stage: round(seconds, 3) for stage, seconds in result.seconds.items()},
+        "seconds": {stage: round(cost.seconds, 3) for stage, cost in result.costs.items()},
+        "wall_s": None if result.wall_s is None else round(result.wall_s, 3),
+        "peak_bytes": {
+            stage: {"rss": cost.peak_rss_bytes, "anonymous": cost.peak_anonymous_bytes}
+            for stage, cost in result.costs.items()
+        },
         "peak_rss_bytes": result.peak_rss_bytes,
         "peak_anonymous_bytes": result.peak_anonymous_bytes,
     }
@@ -115,7 +164,11 @@ def _model(model: ModelReport) -> dict[str, Any]:
         "cut",
         "made_at_utc",
         "untrained_spearman",
+        "untrained_eras",
         "best_reachable_spearman",
+        "rows_a_second",
+        "share_of_products",
+        "share_of_cores",
     )
     return {
         **{key: getattr(model, key) for key in keys},
@@ -151,8 +204,12 @@ def summary_text(result: RoundResult) -> str:
         )
         if model.best_reachable_spearman is not None:
             lines.append(f"    best reachable in this market {_figure(model.best_reachable_spearman)}")
+        if model.speed_text:
+            lines.append(f"    trained at {model.speed_text}")
         lines += [f"    note: {note}" for note in model.notes]
     lines += [f"  {_receipt_text(receipt)}" for receipt in result.receipts]
+    if result.wall_s is not None:
+        lines.append(f"  {_cost_text(result, result.wall_s)}")
     if result.report:
         lines.append(f"  report {result.report}")
         lines.append(f"  picture {result.report.with_name('week.png')}")
@@ -171,6 +228,14 @@ def _receipt_text(receipt: Receipt) -> str:
         f"    submission {receipt.submission_id}, sha256 {receipt.sha256 or 'unknown'}, recipe {receipt.recipe}{source}"
         f"{note}"
     )
+
+
+def _cost_text(result: RoundResult, wall_s: float) -> str:
+    """`time 8.6 s (training 5.9, report 1.5, download 0.4), memory 583 MiB at most`."""
+    longest = sorted(result.costs.items(), key=lambda item: -item[1].seconds)[:3]
+    told = ", ".join(f"{stage} {cost.seconds:,.1f}" for stage, cost in longest)
+    memory = "" if result.peak_rss_bytes is None else f", memory {result.peak_rss_bytes / 2**20:,.0f} MiB at most"
+    return f"time {wall_s:,.1f} s ({told}){memory}" if told else f"time {wall_s:,.1f} s{memory}"
 
 
 def _figure(value: float | None) -> str:

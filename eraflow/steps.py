@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+import statistics
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -35,6 +36,8 @@ from eraflow.errors import (
 from eraflow.feature_sets import read_features_json
 from eraflow.files import File, Files, adopt_files, fetch_files, fetch_live
 from eraflow.ledger import Ledger
+from eraflow.measure import Meter
+from eraflow.pace import slow_text
 from eraflow.parquet import ParquetSource
 from eraflow.progress import Progress, silent
 from eraflow.prune import prune
@@ -52,6 +55,8 @@ logger = logging.getLogger("eraflow")
 
 # How often the tournament is asked whether the round has opened [s].
 POLL_S = 15.0
+# What progress is told of a training, and the stages of a round that it is counted to.
+TRAINING_STAGES = {"train": "training", "validate": "validation", "refit": "refit"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,8 +245,8 @@ def train(request: Request, prepared: Prepared, budget: Budget, progress: Progre
     When `budget` is over the training is cut at its last whole epoch. Raises `OutOfTimeError` if there is none.
     """
     logger.debug("training %s: %s", prepared.recipe.name, budget_text(budget))
-    folder = Store.open(request.home).model_folder(prepared.model_id)
-    with _alone_in(folder, budget):
+    folder, meter = Store.open(request.home).model_folder(prepared.model_id), Meter()
+    with meter.stage("training"), _alone_in(folder, budget):
         fitted = trained.train(
             prepared.recipe,
             train=open_stored(prepared.train, prepared.features),
@@ -250,10 +255,10 @@ def train(request: Request, prepared: Prepared, budget: Budget, progress: Progre
             folder=folder,
             data_version=request.config.data_version if request.data_from is None else None,
             enough=budget.is_over,
-            progress=progress,
+            progress=meter.following(progress, TRAINING_STAGES),
             notes=prepared.notes,
         )
-    return report_of(fitted)
+    return replace(report_of(fitted), costs=meter.costs)
 
 
 @contextmanager
@@ -272,6 +277,8 @@ def _alone_in(folder: Path, budget: Budget) -> Iterator[None]:
 
 def report_of(fitted: Trained) -> ModelReport:
     """What is told of a model."""
+    products, cores = _median(fitted, "share_of_products"), _median(fitted, "share_of_cores")
+    slow = slow_text(products, cores, fitted.device)
     return ModelReport(
         recipe=fitted.recipe.name,
         model_id=fitted.model_id,
@@ -284,10 +291,20 @@ def report_of(fitted: Trained) -> ModelReport:
         refit=fitted.recipe.training.refit,
         validation=fitted.validation.figures(),
         untrained_spearman=fitted.untrained_spearman,
-        notes=fitted.notes,
+        untrained_eras=fitted.untrained_eras,
+        notes=(*fitted.notes, slow) if slow else fitted.notes,
         cut=fitted.cut,
         made_at_utc=fitted.made_at_utc,
+        rows_a_second=_median(fitted, "rows_a_second"),
+        share_of_products=products,
+        share_of_cores=cores,
     )
+
+
+def _median(fitted: Trained, key: str) -> float | None:
+    """Over the epochs that tell it."""
+    told = [entry[key] for history in fitted.histories for entry in history if entry.get(key) is not None]
+    return statistics.median(told) if told else None
 
 
 def predict(request: Request, prepared: Prepared, model: ModelReport, progress: Progress = silent) -> Predicted:

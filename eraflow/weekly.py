@@ -93,8 +93,9 @@ def play(request: Request, steps: Steps) -> RoundResult:
 
     When the next round opens meanwhile, everything starts over on that one.
     """
+    meter = Meter()
     for last in (False,) * RESTARTS + (True,):
-        week = _Week(request)
+        week = _Week(request, meter)
         with week.failing(week.slots), week.seen_at_work():
             _play(week, steps)
         if not week.overtaken or last:
@@ -113,7 +114,7 @@ def is_ours(result: RoundResult) -> bool:
 def _play(week: _Week, steps: Steps) -> None:
     request = week.request
     # Waiting for a round outlasts a tournament that cannot be reached, asking for the slots does not.
-    opened = week.timed("round", steps.open_round, request) if request.wait_s and not request.offline else None
+    opened = week.timed("waiting", steps.open_round, request) if request.wait_s and not request.offline else None
     slots = week.timed("round", steps.find_slots, request) if request.submit else {}
     if opened is None and not request.offline:
         opened = week.timed("round", steps.open_round, request)
@@ -202,14 +203,13 @@ def _unexpected(error: Exception) -> EraflowError:
 class _Week:
     """What a run has come to so far."""
 
-    def __init__(self, request: Request) -> None:
-        self.request = request
+    def __init__(self, request: Request, meter: Meter) -> None:
+        self.request, self.meter = request, meter
         self.slots = list(request.config.slots)
         self.opened: Round | None = None
         self.models: list[ModelReport] = []
         self.receipts: dict[str, Receipt] = {}
         self.error: EraflowError | None = None
-        self.meter = Meter()
         self.files: Files | None = None
         self.recipe = ""
         self._held = ExitStack()
@@ -233,10 +233,12 @@ class _Week:
         return OVERTAKEN in codes
 
     def timed(self, stage: str, step: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
-        """Run a step and add its time to `stage`."""
+        """Run a step and add what it takes to `stage`, and to those that a model tells apart inside of it."""
         started = time.perf_counter()
-        with self.meter.stage(stage):
+        with self.meter.stage(stage) as inside:
             done = step(*arguments, **named)
+            if isinstance(done, ModelReport):
+                inside.update(done.costs)
         self.spent.append((stage, self.recipe, time.perf_counter() - started))
         return done
 
@@ -327,7 +329,8 @@ class _Week:
             closes_at_utc=utc_text(self.opened.closes_at_utc) if self.opened else None,
             models=tuple(self.models),
             receipts=tuple(self.receipts[slot] for slot in self.slots),
-            seconds=dict(self.meter.seconds),
+            costs=dict(self.meter.costs),
+            wall_s=self.meter.wall_s,
             peak_rss_bytes=self.meter.peak_rss_bytes,
             peak_anonymous_bytes=self.meter.peak_anonymous_bytes,
             report=report,

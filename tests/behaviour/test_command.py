@@ -27,7 +27,10 @@ BOTH = [part for slot in SLOTS for part in ("--model", slot)]
 WEEKLY = ["weekly", *BOTH, *QUICK]
 LIMIT_S = 120
 
-ROUND_KEYS = {"round", "models", "submissions", "report", "seconds", "peak_rss_bytes", "peak_anonymous_bytes"}
+ROUND_KEYS = {
+    "round", "models", "submissions", "report", "seconds", "wall_s", "peak_bytes", "peak_rss_bytes",
+    "peak_anonymous_bytes",
+}  # fmt: skip
 MODEL_KEYS = {"recipe", "device", "rows", "features", "target", "epochs", "refit", "validation"}
 VALIDATION_KEYS = {
     "eras", "undefined", "spearman_mean", "spearman_std", "sharpe", "max_drawdown", "numerai_corr_mean",

@@ -12,6 +12,7 @@ from typing import Any
 from eraflow import recipes
 from eraflow.checks import Check
 from eraflow.config import to_table, to_toml
+from eraflow.measure import Cost
 from eraflow.receipt import Receipt
 from eraflow.result import ModelReport, RoundResult
 from eraflow.store import utc_text, write_json
@@ -29,6 +30,7 @@ def model_of(
     recipe: str = "simple-mlp",
     members: int = 1,
     notes: tuple[str, ...] = (),
+    eras_examined: int | None = None,
 ) -> ModelReport:
     """A model folder as `trained.train` leaves it, without weights, and its report."""
     known = [score for score in scores if score is not None]
@@ -46,7 +48,14 @@ def model_of(
         ),
     )
     history = tuple(
-        {"epoch": e, "step": 50 * e, "train_loss": 1 / e, "validation_loss": 1.1 / e, "spearman_mean": mean}
+        {
+            "epoch": e,
+            "step": 50 * e,
+            "train_loss": 1 / e,
+            "validation_loss": 1.1 / e,
+            "spearman_mean": mean,
+            "eras": eras_examined,
+        }
         for e in (1, 2, 3)
     )
     made = Trained(
@@ -141,7 +150,11 @@ def round_of(*receipts: Receipt, **changes: Any) -> RoundResult:
         "opens_at_utc": utc_text(OPENS),
         "closes_at_utc": utc_text(CLOSES),
         "receipts": receipts,
-        "seconds": {"download": 41.23, "training": 812.4},
+        "costs": {
+            "download": Cost(seconds=41.23),
+            "training": Cost(seconds=812.4, peak_rss_bytes=3 << 30, peak_anonymous_bytes=1 << 30),
+        },
+        "wall_s": 860.0,
         "peak_rss_bytes": 3 << 30,
         "peak_anonymous_bytes": 1 << 30,
     }

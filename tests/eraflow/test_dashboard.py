@@ -22,6 +22,7 @@ from eraflow.dashboard import (
 from eraflow.inventory import Held, Inventory
 from eraflow.known import receipts_of
 from eraflow.ledger import Ledger
+from eraflow.measure import Cost
 from eraflow.request import Request, make_request
 from eraflow.result import RoundResult
 from eraflow.rounds import Round
@@ -78,7 +79,28 @@ def test_a_safe_week_says_so_with_times_and_receipts() -> None:
     assert "| ✓ main | simple-mlp | fresh | submitted | byte for byte | Sat 14:04:08 |" in text
     assert "| ✓ second | simple-mlp | older model |" in text
     assert "| main | `4d56d93d-36a1-557a-9a1a-bd47b506c7b8` | `1da7c9b6814f` |" in text
-    assert text.endswith("- second: no time")
+    assert "\n\n- second: no time\n\n" in text
+
+
+def test_a_week_ends_with_where_the_time_and_the_memory_of_the_run_went() -> None:
+    waiting = {"waiting": Cost(seconds=3600.0)}
+    result = round_of(sent(), wall_s=4460.0)
+    text = week_answer(replace(result, costs=waiting | dict(result.costs))).markdown
+    assert (
+        text.splitlines()[-8:]
+        == [
+            "### Time and memory",
+            "",
+            "| stage | seconds |  | memory at most | of its own |",
+            "|---|---|---|---|---|",
+            "| waiting | 3,600.0 |  | – | – |",  # noqa: RUF001
+            "| download | 41.2 | █ | – | – |",  # noqa: RUF001
+            "| training | 812.4 | ███████████ | 3,072 MiB | 1,024 MiB |",
+            "| between the stages | 6.4 |  |  |  |",
+            "| all | 4,460.0 |  | 3,072 MiB | 1,024 MiB |",
+        ][-8:]
+    )
+    assert "Time and memory" not in week_answer(RoundResult(round=None, error=ERROR)).markdown
 
 
 def test_the_times_are_in_utc_and_in_the_zone_of_this_machine() -> None:
@@ -161,12 +183,14 @@ def test_an_unreadable_ledger_hides_no_failure(request_: Request) -> None:
 
 
 def test_a_first_model_is_said_to_be_the_first(tmp_path: Path) -> None:
-    found = model(replace(model_of(tmp_path / "m" / "simple-mlp-1", notes=("a <note>",)), recipe="My Recipe_2"))
+    made_up = model_of(tmp_path / "m" / "simple-mlp-1", notes=("a <note>",))
+    found = model(replace(made_up, recipe="My Recipe_2", rows_a_second=21000.0, share_of_products=0.84))
     assert (found.key, found.sentence) == (
         "model-my-recipe-2", "Mean era Spearman 0.0200, first model of its recipe",
     )  # fmt: skip
     text = pictureless(found.markdown)
     assert text.count("PICTURE") == 2
+    assert "on cpu; 21,000 rows/s, 84% of this machine's matrix products\n" in text
     assert "| on its hold-out | this model |\n|---|---|\n| made | 2026-08-22 |" in text
     assert "| mean era Spearman | 0.0200 |" in text
     assert "| Sharpe | undefined |" in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from eraflow.errors import StorageError
-from eraflow.pictures import Card, eras_text, plain, training_png, validation_png
+from eraflow.pictures import Card, eras_text, plain, sample_text, training_png, validation_png
 from eraflow.result import RoundResult
 from eraflow.trained import load
 from eraflow.week_picture import week_png
@@ -41,6 +42,25 @@ def test_pictures_of_a_model_are_small_pngs(tmp_path: Path) -> None:
 def test_a_thousand_eras_stay_small_and_drawable(tmp_path: Path) -> None:
     scores = np.random.default_rng(0).normal(0.02, 0.03, 1000).tolist()
     assert len(validation_png(model_of(tmp_path, scores))) < 300_000
+
+
+def test_curves_that_are_of_a_sample_of_the_hold_out_say_so(tmp_path: Path, written: list[str]) -> None:
+    model = model_of(tmp_path, [0.1, None, -0.1, 0.2], eras_examined=2)
+    whole = model_of(tmp_path / "whole", [0.1, None, -0.1, 0.2], eras_examined=4)
+    assert png_size(training_png(model))[1] > png_size(training_png(whole))[1]
+    told = [text for text in written if "sampled" in text]
+    assert told == ["Of 4 hold-out eras sampled ones: curves on 2; figures in the end on all."]
+
+
+def test_what_else_is_of_a_sample_is_said_too(tmp_path: Path) -> None:
+    model_of(tmp_path, [0.1, None, -0.1, 0.2], eras_examined=3)
+    made = replace(load(tmp_path), untrained_eras=2)
+    assert (
+        sample_text(made) == "Of 4 hold-out eras sampled ones: curves on 3, untrained on 2; figures in the end on all."
+    )
+    assert sample_text(replace(made, sampled=True)) == (
+        "Of the hold-out sampled eras alone: curves on 3, figures in the end on 4."
+    )
 
 
 def test_undefined_eras_are_said(tmp_path: Path, written: list[str]) -> None:

@@ -64,7 +64,7 @@ def test_what_a_user_asked_for_by_name_is_never_replaced() -> None:
     typing_error = dataclasses.replace(get("simple-mlp"), data=recipes.DataConfig(target="targe"))
     with pytest.raises(InputError, match=r"data.target must be one of target, target_x_20, .*; did you mean target\?"):
         resolve(typing_error, ["medium"], ["target", "target_x_20"], asked=["data.target"])
-    with pytest.raises(InputError, match="data.feature_set must be one of all, small, however 'medium' was given"):
+    with pytest.raises(InputError, match=r"data.feature_set must be one of all, small, however 'medium' was given"):
         resolve(get("simple-mlp"), ["all", "small"], ["target"], asked=["data.feature_set"])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 from eraflow.checks import Check
 from eraflow.errors import StorageError
+from eraflow.measure import Cost
 from eraflow.report import page, write_report
 from eraflow.result import RoundResult
 from tests.eraflow.made_up import ERROR, failed, model_of, png_size, round_of, sent, skipped
@@ -84,10 +86,30 @@ def test_page_holds_every_section_and_figure(tmp_path: Path) -> None:
         "mean era Spearman 0.0200",
         "Sharpe undefined",
         "a note",
-        "training 812.4",
-        "3,072 MiB",
+        "download getting and verifying the files 41.2 – –",  # noqa: RUF001
+        "training fitting without the hold-out 812.4 3,072 MiB 1,024 MiB",
+        "between the stages 6.4",
+        "all until this page was drawn 860.0 3,072 MiB 1,024 MiB",
     ):
         assert part in text
+    assert "speed of its training" not in text
+
+
+def test_bars_show_where_the_time_and_the_memory_went_and_leave_waiting_out() -> None:
+    costs = {
+        "waiting": Cost(seconds=7200.0, peak_rss_bytes=100),
+        "download": Cost(seconds=30.0),
+        "training": Cost(seconds=90.0, peak_rss_bytes=400),
+    }
+    text = page(round_of(costs=costs, wall_s=7321.0, peak_rss_bytes=400))
+    assert re.findall(r"width: ([\d.%]+)\"", text) == ["0.0%", "25.0%", "25.0%", "0.0%", "75.0%", "100.0%"]
+
+
+def test_a_models_section_says_how_fast_it_was_trained_where_that_is_known(tmp_path: Path) -> None:
+    model = replace(model_of(tmp_path), rows_a_second=21000.0, share_of_products=0.84, untrained_eras=2)
+    text = Parsed(page(round_of(models=(model,)))).text
+    assert "untrained mean era Spearman −0.0010, on 2 of its eras, evenly spread" in text  # noqa: RUF001
+    assert "speed of its training 21,000 rows/s, 84% of this machine's matrix products" in text
 
 
 @pytest.mark.parametrize("mark", ["<script>alert(1)</script>", '"><img src=x onerror=y>', "&lt;b&gt;", "'</style>"])
@@ -96,7 +118,7 @@ def test_slot_name_with_markup_is_escaped(tmp_path: Path, mark: str) -> None:
     model = model_of(tmp_path, notes=(mark,))
     receipts = [sent(mark, recipe=mark, submission_id=mark, sha256=mark, checks=(check,)), failed(mark, mark)]
     plain, marked = (
-        Parsed(page(round_of(*found, models=(model,), seconds={name: 1.0})))
+        Parsed(page(round_of(*found, models=(model,), costs={name: Cost(seconds=1.0)})))
         for found, name in (([sent(), failed()], "x"), (receipts, mark))
     )
     assert marked.tags == plain.tags
@@ -116,7 +138,7 @@ def test_an_error_of_the_round_is_escaped_too() -> None:
         (round_of(sent(), failed()), "tournament-unreachable: the tournament must answer, however it did not"),
         (round_of(skipped(), round=None, opens_at_utc=None, closes_at_utc=None), "1 slot skipped"),
         (RoundResult(round=None), "No round of the tournament"),
-        (round_of(peak_anonymous_bytes=None, seconds={}), "not told by this system"),
+        (round_of(peak_anonymous_bytes=None, costs={}), "not told by this system"),
     ],
     ids=["no receipts", "stopped", "failed slot", "local", "nothing", "no figures"],
 )

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from eraflow.errors import ClosedError, DataError
+from eraflow.measure import Cost
 from eraflow.receipt import Receipt
 from eraflow.result import ModelReport, RoundResult, error_entry, json_object, summary_text
 
@@ -47,13 +48,15 @@ DAMAGED = lost(slot="two", status="failed", error_code="data-refused", error_mes
 
 def test_the_json_has_the_keys_of_the_contract() -> None:
     result = RoundResult(
-        round=7, models=(model(),), receipts=(receipt(),), seconds={"training": 1.23456}, peak_rss_bytes=5,
-        peak_anonymous_bytes=4, report=Path("/rounds/7/report.md"),
+        round=7, models=(model(rows_a_second=21000.0, share_of_products=0.84),), receipts=(receipt(),),
+        costs={"training": Cost(seconds=1.23456, peak_rss_bytes=5, peak_anonymous_bytes=3), "report": Cost()},
+        wall_s=1.5, peak_rss_bytes=5, peak_anonymous_bytes=4, report=Path("/rounds/7/report.md"),
     )  # fmt: skip
     found = json.loads(json.dumps(json_object(result), allow_nan=False))
-    assert {"round", "models", "submissions", "report", "seconds", "peak_rss_bytes", "peak_anonymous_bytes"} == set(
-        found
-    )
+    assert set(found) == {
+        "round", "models", "submissions", "report", "seconds", "wall_s", "peak_bytes", "peak_rss_bytes",
+        "peak_anonymous_bytes",
+    }  # fmt: skip
     assert {"recipe", "device", "rows", "features", "target", "epochs", "refit", "validation"} <= set(
         found["models"][0]
     )
@@ -67,7 +70,12 @@ def test_the_json_has_the_keys_of_the_contract() -> None:
             "sent_at_utc": "2026-08-22T12:04:08+00:00",
         }
     ]  # fmt: skip
-    assert (found["seconds"], found["report"]) == ({"training": 1.235}, "/rounds/7/report.md")
+    assert (found["seconds"], found["report"]) == ({"training": 1.235, "report": 0.0}, "/rounds/7/report.md")
+    assert found["wall_s"] == 1.5
+    assert found["peak_bytes"] == {
+        "training": {"rss": 5, "anonymous": 3}, "report": {"rss": None, "anonymous": None},
+    }  # fmt: skip
+    assert (found["models"][0]["rows_a_second"], found["models"][0]["share_of_products"]) == (21000.0, 0.84)
 
 
 def test_nothing_is_null_and_not_verified_is_false() -> None:
@@ -116,6 +124,17 @@ def test_people_are_told_the_receipt_in_full() -> None:
         "report /r/report.md",
     ):  # fmt: skip
         assert part in text
+
+
+def test_people_are_told_how_fast_it_was_and_where_the_time_and_the_memory_went() -> None:
+    fast = model(rows_a_second=21000.0, share_of_products=0.84)
+    costs = {
+        stage: Cost(seconds=s) for stage, s in (("round", 0.1), ("dataset", 9.0), ("training", 70.0), ("refit", 60.0))
+    }
+    text = summary_text(RoundResult(round=7, models=(fast,), costs=costs, wall_s=140.0, peak_rss_bytes=3 << 30))
+    assert "    trained at 21,000 rows/s, 84% of this machine's matrix products\n" in text
+    assert "  time 140.0 s (training 70.0, refit 60.0, dataset 9.0), memory 3,072 MiB at most" in text
+    assert "trained at" not in summary_text(RoundResult(round=7, models=(model(),)))
 
 
 def test_people_are_told_what_is_not_verified_or_not_ours() -> None:
