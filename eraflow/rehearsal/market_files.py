@@ -1,4 +1,7 @@
-"""The market as files in v5.3 layout, written era by era: no more than a row group is ever in memory."""
+"""The market as files in v5.3 layout, written era by era: no more than a row group is ever in memory.
+
+`write_market` writes them all, `write_file` one of them as it is in a given week and round.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from eraflow.rehearsal.market import LIVE, UNRESOLVED, Era, Market, era_kind
+from eraflow.rehearsal.study_market import StudyMarket, save_config
 
 VERSION = "v5.3"
 TRAIN_FILES = ("features.json", "train.parquet", "train_benchmark_models.parquet")
@@ -52,6 +56,17 @@ def write_file(market: Market, name: str, to: Path, *, week: int, number: int) -
         to.write_text("\n".join(["id,prediction", *lines, ""]), encoding="utf-8")
     else:
         raise ValueError(f"the made-up market has no file {name}")
+
+
+def write_market(market: Market, folder: Path, *, number: int = 1) -> list[Path]:
+    """Write all files of week 0 and round `number` into `folder`, which is made; a market for studies says so there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / name for name in (*TRAIN_FILES, *WEEK_FILES, *ROUND_FILES)]
+    for path in paths:
+        write_file(market, path.name, path, week=0, number=number)
+    if isinstance(market, StudyMarket):
+        paths.append(save_config(market, folder))
+    return paths
 
 
 def _rows(market: Market, era: Era, week: int, *, live: bool = False) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -107,6 +108,19 @@ def test_a_market_repeats_for_its_seed_and_differs_for_another(tmp_path: Path) -
         assert written(SMALL, name, tmp_path).read_bytes() == written(again, name, tmp_path).read_bytes()
     other = Market(replace(SMALL.config, seed=1))
     assert not np.array_equal(other.era(1).codes_FN[:, :20], SMALL.era(1).codes_FN[:, :20])
+
+
+def test_the_default_market_is_what_it_always_was() -> None:
+    """What the README says of a rehearsal was measured on it."""
+    found = []
+    for number in (7, 120):
+        era = DEFAULT.era(number)
+        digest = hashlib.sha256("".join(era.id_N).encode())
+        parts: list[np.ndarray] = [era.codes_FN, *(era.targets[target] for target in DEFAULT.targets)]
+        for part in parts:
+            digest.update(part.tobytes())
+        found.append(digest.hexdigest()[:16])
+    assert found == ["70dc7c180671e7fa", "991910feb1d98622"]
 
 
 def test_a_week_later_validation_has_one_more_era_and_the_old_rows_are_as_they_were(tmp_path: Path) -> None:
