@@ -8,6 +8,7 @@ milliseconds between the two; Linux only.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import threading
 import time
@@ -24,8 +25,11 @@ class Watched:
     """What one child took between `begin` and `end`."""
 
     seconds: float
+    processor_s: float
+    """Of all its threads."""
     base_anonymous_bytes: int
     """At `begin`: interpreter and imports."""
+    base_rss_bytes: int
     peak_anonymous_bytes: int
     peak_rss_bytes: int
     """Maps of files included."""
@@ -35,6 +39,10 @@ class Watched:
     @property
     def added_anonymous_bytes(self) -> int:
         return self.peak_anonymous_bytes - self.base_anonymous_bytes
+
+    @property
+    def added_rss_bytes(self) -> int:
+        return self.peak_rss_bytes - self.base_rss_bytes
 
 
 def begin() -> None:
@@ -53,15 +61,15 @@ def watched(command: Sequence[str]) -> Watched:
     times: dict[str, float] = {}
     memory: dict[str, int] = {}
     printed: list[str] = []
-    over = threading.Event()
+    over, busy_s = threading.Event(), 0.0
     watcher = threading.Thread(target=_watch, args=(child.pid, over, memory), daemon=True)
     for line in child.stdout or ():
         if line.strip() == BEGIN:
-            memory["base"] = anonymous_bytes(child.pid)
-            times[BEGIN] = time.perf_counter()
+            memory["base"], memory["base_rss"] = anonymous_bytes(child.pid), _status(child.pid)["VmRSS"]
+            times[BEGIN], busy_s = time.perf_counter(), processor_s(child.pid)
             watcher.start()
         elif line.strip() == END:
-            times[END] = time.perf_counter()
+            times[END], busy_s = time.perf_counter(), processor_s(child.pid) - busy_s
             over.set()
             watcher.join()
         else:
@@ -73,7 +81,9 @@ def watched(command: Sequence[str]) -> Watched:
         raise ValueError(f"a watched process must say begin and end, however {command} said {sorted(times)}")
     return Watched(
         seconds=times[END] - times[BEGIN],
+        processor_s=busy_s,
         base_anonymous_bytes=memory["base"],
+        base_rss_bytes=memory["base_rss"],
         peak_anonymous_bytes=memory["anonymous"],
         peak_rss_bytes=memory["rss"],
         printed=tuple(printed),
@@ -83,6 +93,13 @@ def watched(command: Sequence[str]) -> Watched:
 def anonymous_bytes(pid: int) -> int:
     """Memory of the process that is no map of a file [bytes]."""
     return _status(pid)["RssAnon"]
+
+
+def processor_s(pid: int) -> float:
+    """Processor time of the process so far, user and system [s]."""
+    # The name in parentheses may hold spaces; the 14th and 15th fields count ticks.
+    after_name = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+    return (int(after_name[11]) + int(after_name[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _watch(pid: int, over: threading.Event, memory: dict[str, int]) -> None:
