@@ -24,7 +24,8 @@ from pathlib import Path
 from benchmarks.claims import COLLECT, Claim
 
 SCRIPTS = {
-    "first_load": "a parquet file becomes the stored matrix; later loads map it",
+    "first_load": "a parquet file becomes the stored matrix",
+    "later_load": "the stored matrix is mapped",
     "training_speed": "rows a second of the loop",
     "training_members": "several members in one pass",
     "training_exam": "what the hold-out's exams cost",
@@ -34,6 +35,7 @@ SCRIPTS = {
     "neutralisation": "neutralising an era",
     "metrics": "the tournament's scores of many columns",
     "coverage": "whether a 95 % interval covers what it should",
+    "market": "the synthetic market beside published figures",
     "live_file": "from the live file to the submission file",
     "whole_validation": "predicting the whole validation file",
     "gpu_epoch": "an epoch on a GPU",

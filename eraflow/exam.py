@@ -24,8 +24,6 @@ from eraflow.models import Mlp
 from eraflow.optimization import Loss
 from eraflow.rows import Rows
 
-__all__ = ["Exam", "predict", "sample"]
-
 # Examined rows, as a share of the rows that were trained on since: forward alone is a third of a step, so 8 % of time.
 SHARE = 0.25
 # Fewer eras than this would say little; a smaller hold-out is always examined whole.

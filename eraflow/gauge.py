@@ -16,7 +16,7 @@ from torch import Tensor
 
 from eraflow.errors import TrainingError
 from eraflow.pace import Pace, speed_text
-from eraflow.progress import Progress
+from eraflow.progress import Progress, silent
 
 logger = logging.getLogger("eraflow")
 
@@ -80,7 +80,9 @@ class Gauge:
             text += f", mean era Spearman {_mean(entries, 'spearman_mean')} of {entries[0]['eras']} eras"
         if speed := speed_text(entries[0]):
             text += f", {speed}"
-        logger.info("%s step %d of %d: %s", self.stage, step + 1, self.steps, text)
+        # One that nobody follows is one of many.
+        level = logging.DEBUG if self.progress is silent else logging.INFO
+        logger.log(level, "%s step %d of %d: %s", self.stage, step + 1, self.steps, text)
         self.progress(self.stage, step + 1, self.steps, text)
         self.shown = step + 1
         self.pace.go_on()

@@ -197,11 +197,12 @@ def describe(recipe: Recipe, n_features: int = 780) -> str:
     training = recipe.training
     length = f"{training.epochs} epochs" if training.epochs else f"{training.steps} steps"
     batch = f"{training.batch_size} rows" if training.batch_size else f"{training.eras_per_step} whole eras"
+    blocks = f" in blocks of {training.shuffle_block_rows} rows" if training.shuffle_block_rows else ""
     lines += [
         f"Loss {training.loss}, optimiser {training.optimizer} (betas {training.betas[0]:g}, {training.betas[1]:g};"
         f" eps {training.eps:g}; decay {training.weight_decay:g}),",
         f"learning rate {training.learning_rate:g}, schedule {training.schedule}; {length}, {batch} a step,"
-        f" {'shuffled' if training.shuffle else 'in order'}"
+        f" {'shuffled' + blocks if training.shuffle else 'in order'}"
         f"{', the last partial batch dropped' if training.drop_last else ''}.",
     ]
     return "\n".join(lines)

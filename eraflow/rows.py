@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 # Fewer rows than this at a time are not worth a slice of their own.
 ROWS_A_RUN = 64
 
+# Blocks of rows that are mixed with each other at a time where blocks are shuffled.
+BLOCKS_MIXED = 16
+
 # An "epoch" of a recipe that counts steps: how often it is validated and a checkpoint written.
 STEPS_AN_EPOCH = 50
 
@@ -135,11 +138,30 @@ class Rows:
         bounds = pairwise([0, *(last_B + 1).tolist(), len(index_B)])
         return [(int(matrix_B[a]), slice(int(row_B[a]), int(row_B[a]) + b - a)) for a, b in bounds]
 
+    def spans(self, index_B: Array, gap_bytes: int) -> list[tuple[int, int, int]]:
+        """The stretches in which the rows at `index_B` lie in their matrices: matrix by number, first row, end.
+
+        In order of the rows, each once; what lies between two rows belongs to a stretch if it is up to `gap_bytes`.
+        """
+        matrix_B, row_B = self._matrix_M[index_B], self._row_M[index_B]
+        found: list[tuple[int, int, int]] = []
+        for matrix in np.unique(matrix_B).tolist():
+            row = np.sort(row_B[matrix_B == matrix])
+            last = np.flatnonzero(np.diff(row) > 1 + gap_bytes // self.matrices[matrix].strides[0])
+            first, end = row[np.append(0, last + 1)], row[np.append(last, -1)] + 1
+            found += [(matrix, a, b) for a, b in zip(first.tolist(), end.tolist(), strict=True)]
+        return found
+
+    @property
+    def matrices(self) -> list[Array]:
+        """The whole matrices, by number."""
+        return [codes_NF for codes_NF, _ in self._matrices]
+
     def tensors(self) -> list[Tensor]:
         """The whole matrices as tensors that share their memory, by number; they must not be written to."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-            return [torch.from_numpy(codes_NF) for codes_NF, _ in self._matrices]
+            return [torch.from_numpy(codes_NF) for codes_NF in self.matrices]
 
     def digest(self) -> str:
         """A hash of which rows with which targets these are; the codes are known by their file's hash."""
@@ -163,7 +185,7 @@ class Plan:
     """Which rows each step sees: a function of the configuration's seed and the step's number alone."""
 
     def __init__(self, rows: Rows, training: TrainingConfig, steps: int | None) -> None:
-        self.seed, self.shuffle = training.seed, training.shuffle
+        self.seed, self.shuffle, self.block = training.seed, training.shuffle, training.shuffle_block_rows
         self.bound: list[int] | None = None
         if training.eras_per_step is not None:
             sizes = np.unique(rows.era_M, return_counts=True)[1]
@@ -178,22 +200,61 @@ class Plan:
         self.steps = steps or training.steps or self.steps_a_pass * (training.epochs or 1)
         self.steps_an_epoch = STEPS_AN_EPOCH if training.epochs is None else self.steps_a_pass
         self.rows_an_epoch = len(rows) * min(self.steps, self.steps_an_epoch) // self.steps_a_pass
-        self._order: tuple[int, npt.NDArray[np.int64]] = (-1, np.empty(0, np.int64))
+        self._pass, self._order, self._pools = -1, np.empty(0, np.int64), np.empty(0, np.int64)
+
+    @property
+    def shuffles_rows(self) -> bool:
+        """Whether a step's rows lie anywhere, each by itself."""
+        return self.shuffle and self.block is None and self.bound is None
 
     def batch(self, step: int) -> tuple[npt.NDArray[np.int64], list[int]]:
         """Positions of the rows of one step, and how many of them belong to each era in turn."""
-        number, place = divmod(step, self.steps_a_pass)
-        unit_U = self._units_of_pass(number)[place * self.a_step : (place + 1) * self.a_step]
+        begin, end = self._begin_pass(step)
+        unit_U = self._order[begin:end]
         if self.bound is None:
             return unit_U, [len(unit_U)]
         pieces = [np.arange(self.bound[unit], self.bound[unit + 1]) for unit in unit_U.tolist()]
         return np.concatenate(pieces), [len(piece) for piece in pieces]
 
+    def reads(self, step: int, *, resumed: bool) -> npt.NDArray[np.int64]:
+        """Positions of the rows to be read from the disk for `step` that were not for the steps before in its pass.
+
+        Where blocks are shuffled these are all that are mixed with its rows, so that whole blocks are read; a run that
+        is `resumed` at `step` has read none of them.
+        """
+        begin, end = self._begin_pass(step)
+        if self.block is None:
+            return self.batch(step)[0]
+        first = np.searchsorted(self._pools, begin, "right") - 1 if resumed else np.searchsorted(self._pools, begin)
+        return self._order[self._pools[first] : self._pools[np.searchsorted(self._pools, end)]]
+
     def ends_epoch(self, step: int) -> bool:
         return (step + 1) % self.steps_an_epoch == 0 or step + 1 == self.steps
 
-    def _units_of_pass(self, number: int) -> npt.NDArray[np.int64]:
-        if self._order[0] != number:
-            order = np.random.default_rng([self.seed, number]).permutation(self.units) if self.shuffle else None
-            self._order = number, np.arange(self.units) if order is None else order
-        return self._order[1]
+    def _begin_pass(self, step: int) -> tuple[int, int]:
+        """Make the order of the pass that `step` belongs to; where the step's units begin and end in it."""
+        number, place = divmod(step, self.steps_a_pass)
+        if self._pass != number:
+            self._pass, rng = number, np.random.default_rng([self.seed, number])
+            if not self.shuffle:
+                self._order = np.arange(self.units)
+            elif self.block is None:
+                self._order = rng.permutation(self.units)
+            else:
+                self._order, self._pools = _shuffled_blocks(self.units, self.block, rng)
+        return place * self.a_step, min((place + 1) * self.a_step, self.units)
+
+
+def _shuffled_blocks(
+    units: int, block: int, rng: np.random.Generator
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """All units in blocks of random order, `BLOCKS_MIXED` at a time mixed one by one, and the bounds of the mixed."""
+    block = min(block, units)
+    first = rng.permutation(-(-units // block)) * block
+    order = (first[:, None] + np.arange(block)).ravel()
+    order = order[order < units]  # the last block may be smaller
+    bounds = np.append(0, np.minimum(block, units - first).cumsum())
+    pools = np.append(bounds[:-1:BLOCKS_MIXED], units)
+    for begin, end in pairwise(pools.tolist()):
+        rng.shuffle(order[begin:end])
+    return order, pools

@@ -24,11 +24,13 @@ from typing import Any, Literal
 
 import torch
 
+from eraflow import read_ahead
 from eraflow.batches import Batches
 from eraflow.errors import InputError, TrainingError
-from eraflow.exam import Exam, predict
-from eraflow.footprint import members_that_fit
+from eraflow.exam import Exam
+from eraflow.footprint import members_that_fit, way_to
 from eraflow.gauge import Gauge
+from eraflow.inference import predict
 from eraflow.members import Members
 from eraflow.models import Mlp, ModelConfig
 from eraflow.optimization import LOSSES, SCHEDULES, optimizer_for, set_rate
@@ -92,6 +94,9 @@ class TrainingConfig:
     """Whole eras a step; either this or `batch_size`."""
     shuffle: bool = False
     """Draw rows or eras in a new random order in each pass."""
+    shuffle_block_rows: int | None = None
+    """Shuffle blocks of this many neighbouring rows and mix the rows of 16 blocks at a time: for data larger than
+    memory, whose single rows are slow to read. 0 or not given: shuffle all rows singly."""
     drop_last: bool = False
     """Leave out a pass's last, smaller batch (unless it is the only one)."""
     refit: bool = True
@@ -115,6 +120,12 @@ class TrainingConfig:
             raise ValueError("loss era_pearson needs whole eras: give eras_per_step in place of batch_size")
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate must be above 0, however it is {self.learning_rate}")
+        if self.shuffle_block_rows is not None:
+            if self.shuffle_block_rows < 0:
+                raise ValueError(f"shuffle_block_rows must be 0 or more, however it is {self.shuffle_block_rows}")
+            if self.shuffle_block_rows and not (self.shuffle and self.batch_size):
+                raise ValueError("shuffle_block_rows is of batches of shuffled rows: set shuffle=true and batch_size")
+            object.__setattr__(self, "shuffle_block_rows", self.shuffle_block_rows or None)
         if self.seed < 0:
             raise ValueError(f"seed must be 0 or more, however it is {self.seed}")
 
@@ -168,21 +179,19 @@ def fit(
     run = Run(members.nets, optimizer, masks, folders, identities, len(rows))
     loss_of, schedule = LOSSES[training.loss], SCHEDULES[training.schedule]
     exam = None if holdout is None else Exam(holdout, loss_of, plan.rows_an_epoch)
-    batches = Batches(rows, plan.largest, device)
+    batches = Batches(rows, plan.largest, device, way_to(device, rows, model, len(seeds), plan))
     full_speed = full_rows_a_second(model, rows.n_features, len(seeds), plan, device)
     gauge = Gauge(progress, stage, steps=plan.steps, seconds=run.seconds, device=device, full_speed=full_speed)
 
-    for step in range(run.step, plan.steps):
+    for step, sizes, code_BF, target_B in batches.of(read_ahead.steps(rows, plan, run.step, batches.way)):
         if enough():
             run.cut(stage)
             return _fitted(run, complete=False)
-        index_B, sizes = plan.batch(step)
-        code_BF, target_B = batches.load(index_B)
         rate = set_rate(optimizer, *schedule(training, step, plan.steps))
         loss_K, slope_BK = loss_of(members.forward(code_BF), target_B, sizes)
         members.backward(slope_BK)
         optimizer.step()
-        gauge.add(step, loss_K, len(index_B))
+        gauge.add(step, loss_K, len(target_B))
         if plan.ends_epoch(step):
             entries = gauge.entries(step, rate, [] if exam is None else exam.of(members.nets))
             run.keep(step + 1, entries)

@@ -119,3 +119,65 @@ def test_rows_of_an_epoch_are_counted() -> None:
     assert Plan(rows, ROWWISE, None).rows_an_epoch == len(rows)
     # 50 steps of 3 of 10 eras: 4 steps a pass.
     assert Plan(rows, ERAWISE, None).rows_an_epoch == len(rows) * 50 // 4
+
+
+@pytest.mark.parametrize(
+    ("count", "block", "batch"),
+    [
+        (1000, 10, 64),
+        (1000, 7, 64),
+        (997, 100, 33),
+        (5, 10, 2),
+        (1, 1, 1),
+        (160, 10, 160),
+        (161, 10, 7),
+        (50, 1, 8),
+        (50, 10**9, 8),
+    ],
+)
+def test_blocks_are_shuffled_so_that_each_row_comes_once_a_pass(count: int, block: int, batch: int) -> None:
+    rows = Rows.of(np.zeros((count, 1), np.int8), np.zeros(count, np.float32), np.zeros(count, np.int32))
+    training = dataclasses.replace(ROWWISE, batch_size=batch, shuffle_block_rows=block)
+    plan, again = (Plan(rows, training, None) for _ in range(2))
+    for number in (2, 0):
+        steps = range(number * plan.steps_a_pass, (number + 1) * plan.steps_a_pass)
+        assert sorted(np.concatenate([plan.batch(step)[0] for step in steps])) == list(range(count))
+        read: set[int] = set()
+        for step in steps:
+            new = plan.reads(step, resumed=False).tolist()
+            assert read.isdisjoint(new)
+            read.update(new)
+            assert read.issuperset(plan.batch(step)[0].tolist())
+            assert set(plan.reads(step, resumed=True).tolist()) >= set(plan.batch(step)[0].tolist())
+            assert len(rows.spans(np.array(new, np.int64), 0)) <= (len(new) + batch) // block + 2
+        assert len(read) == count
+        np.testing.assert_array_equal(again.batch(steps[0])[0], plan.batch(steps[0])[0])
+
+
+def test_a_batch_of_shuffled_blocks_is_mixed_of_sixteen_and_each_pass_anew() -> None:
+    rows = Rows.of(np.zeros((6400, 1), np.int8), np.zeros(6400, np.float32), np.zeros(6400, np.int32))
+    plan = Plan(rows, dataclasses.replace(ROWWISE, shuffle_block_rows=100), None)
+    passes = [[plan.batch(p * plan.steps_a_pass + i)[0] for i in range(plan.steps_a_pass)] for p in (0, 1)]
+    for seen in passes:
+        # Of 64 rows out of 16 blocks.
+        assert all(len(set(index // 100)) > 10 for index in seen)
+        assert [len(set(np.concatenate(seen[i : i + 25]) // 100)) for i in (0, 25, 50, 75)] == [16] * 4
+    assert not np.array_equal(passes[0][0], passes[1][0])
+
+
+def test_stretches_to_read_close_small_gaps_and_name_their_matrix() -> None:
+    rows = Rows.joined([market(1), market(2, first_era=20)])  # 400 rows of 12 bytes each
+    index = np.array([399, 5, 7, 6, 10, 400, 401, 410])
+    assert rows.spans(index, 0) == [(0, 5, 8), (0, 10, 11), (0, 399, 400), (1, 0, 2), (1, 10, 11)]
+    assert rows.spans(index, 24) == [(0, 5, 11), (0, 399, 400), (1, 0, 2), (1, 10, 11)]
+    assert rows.spans(index, 10**6) == [(0, 5, 400), (1, 0, 11)]
+    assert rows.take(np.arange(800)[::-1]).spans(np.array([0]), 0) == [(1, 399, 400)]
+
+
+def test_a_block_to_shuffle_needs_shuffled_batches_of_rows() -> None:
+    assert dataclasses.replace(ROWWISE, shuffle_block_rows=0).shuffle_block_rows is None
+    with pytest.raises(ValueError, match="shuffle_block_rows must be 0 or more, however it is -1"):
+        dataclasses.replace(ROWWISE, shuffle_block_rows=-1)
+    for training in (ERAWISE, dataclasses.replace(ROWWISE, shuffle=False)):
+        with pytest.raises(ValueError, match="set shuffle=true and batch_size"):
+            dataclasses.replace(training, shuffle_block_rows=10)

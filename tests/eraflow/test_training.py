@@ -16,7 +16,7 @@ from scipy import stats
 from torch import nn
 
 from eraflow.errors import InputError, TrainingError
-from eraflow.exam import predict
+from eraflow.inference import predict
 from eraflow.models import ModelConfig
 from eraflow.recipes import get
 from eraflow.rows import Rows
