@@ -150,6 +150,8 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
 
 
 def _plain(hint: Any, value: Any, path: str) -> Any:
+    if hint is Any:
+        return value
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if isinstance(value, hint) and not (isinstance(value, bool) and hint is not bool):

@@ -110,6 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_weekly(commands)
     _add_daily(commands)
     _add_care(commands)
+    _add_study(commands)
     _add_tournament(commands)
     _add_recipes(commands)
     return parser
@@ -203,6 +204,13 @@ def _add_care(commands: Any) -> None:
     parser = _command(commands, "scores", care.scores, "collect and show what past rounds scored", unattended=True)
     _add_config(parser)
     parser.add_argument("--model", action="append", default=[], metavar="SLOT", help="only this slot (repeatable)")
+
+
+def _add_study(commands: Any) -> None:
+    from flows import command_study
+
+    parser = _command(commands, "study", command_study.study, "walk-forward comparison of recipes on one data set")
+    command_study.add_flags(parser)
 
 
 def _add_round_flags(parser: argparse.ArgumentParser) -> None:

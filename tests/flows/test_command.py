@@ -21,7 +21,7 @@ from flows import command
 from flows.command import main
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMANDS = ("rehearse", "weekly", "daily", "up", "status", "doctor", "scores", "tournament", "recipes")
+COMMANDS = ("rehearse", "weekly", "daily", "up", "status", "doctor", "scores", "study", "tournament", "recipes")
 SECRET = "s3cr3t-of-the-account"
 
 

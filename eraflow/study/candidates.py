@@ -1,0 +1,140 @@
+"""What a study compares: networks by their recipe, and beside them a ridge regression and boosted trees.
+
+A candidate is fitted to some rows and predicts others; nothing here knows folds or files.
+
+Shape letters: M rows, K members.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from eraflow import recipes
+from eraflow.config import build, nearest, to_table
+from eraflow.errors import InputError
+from eraflow.inference import predict
+from eraflow.predictions import ensemble
+from eraflow.progress import Progress, silent
+from eraflow.recipes import DataConfig, Recipe
+from eraflow.request import EXCLUDES
+from eraflow.rows import Rows
+from eraflow.study.boosting import BoostingConfig, fit_boosting, predict_boosting
+from eraflow.study.config import StudyConfig
+from eraflow.study.ridge import RidgeConfig, fit_ridge
+from eraflow.training import fit, members_at_once
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rival:
+    """A model that is no network, so that a report shows what a network has to beat."""
+
+    name: str
+    data: DataConfig = field(default_factory=DataConfig)
+    ridge: RidgeConfig | None = None
+    boosting: BoostingConfig | None = None
+
+
+Candidate = Recipe | Rival
+
+RIVALS = {
+    "ridge": lambda: Rival(name="ridge", ridge=RidgeConfig()),
+    "lightgbm": lambda: Rival(name="lightgbm", boosting=BoostingConfig()),
+}
+
+
+def candidates_of(config: StudyConfig) -> list[Candidate]:
+    """What is compared, in the study's order, with its targets and feature sets.
+
+    Raises `InputError` for a name that is neither a recipe, a rival nor a variant, by its dotted path.
+    """
+    found = [_found(name, config.variants) for name in config.recipes]
+    return [replace(one, data=_data(one.data, config)) for one in found]
+
+
+def seeds_of(candidate: Candidate, seeds: int) -> range:
+    """A ridge has no chance in it: one seed says everything."""
+    return range(1 if isinstance(candidate, Rival) and candidate.ridge else seeds)
+
+
+def fingerprint(candidate: Candidate) -> str:
+    """A hash of all values but the name, 64 hexadecimal digits: equal candidates share their results."""
+    table = {key: value for key, value in asdict(candidate).items() if key != "name"}
+    return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()
+
+
+def fit_and_predict(
+    candidate: Candidate, train: Rows, validation: Rows, *, seed: int, folder: Path, progress: Progress = silent
+) -> npt.NDArray[np.float64]:
+    """The candidate fitted to `train` with that seed; its prediction of `validation`, float64 `[M]`.
+
+    Ranks by era, the mean of them where a recipe has several members. A network's checkpoints lie in `folder`, so
+    that a fit that was stopped goes on. Raises as `training.fit`, and `InputError` for a missing library.
+    """
+    if isinstance(candidate, Recipe):
+        predictions = _networks(candidate, train, validation, seed, folder, progress)
+    elif candidate.ridge is not None:
+        predictions = [fit_ridge(train, candidate.ridge, progress=progress).predict(validation, progress)]
+    else:
+        booster = fit_boosting(train, candidate.boosting or BoostingConfig(), seed, progress=progress)
+        predictions = [predict_boosting(booster, validation, progress=progress)]
+    return ensemble(predictions, validation.era_M)
+
+
+def _networks(
+    recipe: Recipe, train: Rows, validation: Rows, seed: int, folder: Path, progress: Progress
+) -> Sequence[npt.NDArray[np.float32]]:
+    # Apart from one another by all members, so that two seeds of a recipe share none.
+    members = recipe.prediction.members
+    seeds = [seed * members + m for m in range(members)]
+    training = replace(recipe.training, seed=seeds[0])
+    at_once = members_at_once(train, recipe.model, training, members)
+    nets = []
+    for first in range(0, members, at_once):
+        group = seeds[first : first + at_once]
+        folders = [folder / str(member) for member in group]
+        fitted = fit(train, model=recipe.model, training=training, seeds=group, folders=folders, progress=progress)
+        nets += [one.model for one in fitted]
+    return list(predict(nets, validation, progress=progress))
+
+
+def _data(data: DataConfig, config: StudyConfig) -> DataConfig:
+    return replace(data, target=config.target or data.target, feature_set=config.feature_set or data.feature_set)
+
+
+def _found(name: str, variants: Mapping[str, Mapping[str, Any]]) -> Candidate:
+    if name in variants:
+        return _variant(name, variants[name])
+    if name in RIVALS:
+        return RIVALS[name]()
+    known = [*recipes.RECIPES, *RIVALS, *variants]
+    if name not in recipes.RECIPES:
+        raise InputError(f"recipes must be of {', '.join(known)}, however {name!r} was given{nearest(name, known)}")
+    return recipes.get(name)
+
+
+def _variant(name: str, tables: Mapping[str, Any]) -> Candidate:
+    """The candidate that a variant changes, with its changes and its own name."""
+    here = f"variants.{name}"
+    if not isinstance(base := tables.get("recipe"), str):
+        raise InputError(f"{here}.recipe must name the recipe that it changes, however it does not")
+    changed = to_table(_found(base, {}))
+    for part, values in tables.items():
+        if part == "recipe":
+            continue
+        if not isinstance(values, Mapping):
+            raise InputError(f"{here}.{part} must be a table of values, however it is {values!r}")
+        table = changed.setdefault(part, {})
+        for one, other in EXCLUDES.items():
+            if part == "training" and one in values:
+                table.pop(other, None)
+        table.update(values)
+    kind = type(_found(base, {}))
+    return replace(build(kind, changed, here), name=name)

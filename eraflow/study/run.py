@@ -1,0 +1,105 @@
+"""A whole study without Prefect: its units in turn, its scores, its verdict."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from eraflow.errors import EraflowError
+from eraflow.progress import Progress, silent
+from eraflow.rounds import duration_text
+from eraflow.study.plan import Study, Unit
+from eraflow.study.references import META_MODEL, reference
+from eraflow.study.scores import BMC, MMC, Scores, score
+from eraflow.study.units import Done, do, find
+from eraflow.study.verdict import Verdict, judge
+
+logger = logging.getLogger("eraflow")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What a study came to."""
+
+    study: Study
+    scores: Scores
+    verdict: Verdict | None
+    done: Mapping[str, Done]
+    """By unit key."""
+    errors: Mapping[str, str]
+    """Unit key -> what its failure said."""
+
+
+def references_of(study: Study, folders: Sequence[Path], benchmark: str) -> dict[str, list[npt.NDArray[Any]]]:
+    """What MMC and BMC are taken against, for the stored files of the study; without a file of it a score is left out.
+
+    `folders` are searched for `meta_model.parquet` and `*_benchmark_models.parquet`. Raises as `reference`.
+    """
+    wanted = {MMC: ("meta_model.parquet", META_MODEL), BMC: ("*_benchmark_models.parquet", benchmark)}
+    found = {}
+    for name, (pattern, column) in wanted.items():
+        files = [path for folder in folders for path in sorted(folder.glob(pattern))]
+        if column and files:
+            found[name] = [reference(one, files, column) for one in study.stored]
+    return {name: parts for name, parts in found.items() if not all(np.isnan(part).all() for part in parts)}
+
+
+class Watch:
+    """What ended how, told as it goes with the time that is left by the units so far."""
+
+    def __init__(self, study: Study, progress: Progress = silent) -> None:
+        self.study, self.progress, self.errors = study, progress, dict[str, str]()
+        self.ended_units, self.started = 0, time.perf_counter()
+        self.found_before = sum(find(study, unit) is not None for unit in study.units)
+
+    def ended(self, unit: Unit, error: BaseException | None = None) -> None:
+        """Note the end of `unit`; `error` is what it failed with."""
+        self.ended_units += 1
+        if error is not None:
+            self.errors[unit.key] = f"{unit.name}: {_said(error)}"
+            logger.warning("%s failed: %s", unit.name, _said(error))
+        self.progress("study", self.ended_units, len(self.study.units), f"{unit.name}{self._left()}")
+
+    @property
+    def sentence(self) -> str:
+        """How all of it ended."""
+        kept = f", {self.found_before} of them done before" if self.found_before else ""
+        failed = f"; {len(self.errors)} failed: {next(iter(self.errors.values()))}" if self.errors else ""
+        return f"{self.ended_units - len(self.errors)} of {len(self.study.units)} units are there{kept}{failed}"
+
+    def _left(self) -> str:
+        fresh, left = self.ended_units - self.found_before, len(self.study.units) - self.ended_units
+        if fresh <= 0 or not left:
+            return ""
+        return f", about {duration_text((time.perf_counter() - self.started) / fresh * left)} left"
+
+
+def run(study: Study, references: Mapping[str, Sequence[npt.NDArray[Any]]], progress: Progress = silent) -> Found:
+    """All units in turn. A unit that fails is told, and the others are done; what is finished is never done again."""
+    watch = Watch(study, progress)
+    for unit in study.units:
+        try:
+            do(study, unit)
+        except EraflowError as error:
+            watch.ended(unit, error)
+        else:
+            watch.ended(unit)
+    return found_of(study, references, watch.errors)
+
+
+def found_of(study: Study, references: Mapping[str, Sequence[npt.NDArray[Any]]], errors: Mapping[str, str]) -> Found:
+    """Scores and verdict of the units that are there."""
+    done = {unit.key: found for unit in study.units if (found := find(study, unit)) is not None}
+    scores = score(study, done, references, errors=errors)
+    return Found(study=study, scores=scores, verdict=judge(study, scores), done=done, errors=errors)
+
+
+def _said(error: BaseException) -> str:
+    return str(error) if isinstance(error, EraflowError) else f"unexpected {type(error).__name__}: {error}"

@@ -1,0 +1,130 @@
+"""What the scores say: each candidate's figures with intervals, and each compared with the baseline.
+
+Shape letters: S seeds, E eras.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from eraflow.metrics import Summary, summary
+from eraflow.prepared import NUMERAI_CORR, SPEARMAN
+from eraflow.splits import horizon_eras
+from eraflow.study.plan import Study
+from eraflow.study.scores import PAYOUT, Scores
+from eraflow.uncertainty import Difference, Interval, SeedNoise, differences, interval, seed_noise
+
+# The first of these that the data define decides: what is paid, then what comes nearest to it.
+DECIDING = (PAYOUT, NUMERAI_CORR, SPEARMAN)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One candidate on one metric."""
+
+    interval: Interval
+    """Of the recipe over its seeds; where it has one seed, of that trained model alone."""
+    noise: SeedNoise
+    """What varies."""
+    summary: Summary
+    """Of the seeds' mean score by era."""
+    positive: float
+    """Share of the scored eras above 0."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """The answer to "which of these is better?"."""
+
+    metric: str
+    """The one that decides."""
+    against: str
+    sentence: str
+    rows: Mapping[str, Mapping[str, Row]]
+    """Metric -> candidate -> its figures."""
+    comparisons: Mapping[str, Mapping[str, Difference]]
+    """Metric -> candidate -> the candidate less the baseline."""
+
+
+def judge(study: Study, scores: Scores) -> Verdict | None:
+    """None where not one candidate is finished."""
+    metric = next((name for name in DECIDING if name in scores.by_metric), None)
+    if metric is None:
+        return None
+    horizon = horizon_eras(study.horizon_target)
+    rows = {
+        name: {who: _row(score_SE, scores, horizon) for who, score_SE in table.items()}
+        for name, table in scores.by_metric.items()
+    }
+    against = study.config.against if study.config.against in rows[metric] else next(iter(rows[metric]))
+    comparisons = {name: _compared(table, scores, horizon, against) for name, table in scores.by_metric.items()}
+    return Verdict(
+        metric=metric,
+        against=against,
+        sentence=_sentence(metric, against, rows[metric], comparisons[metric]),
+        rows=rows,
+        comparisons=comparisons,
+    )
+
+
+def _row(score_SE: npt.NDArray[np.float64], scores: Scores, horizon: int) -> Row:
+    mean_E = _seed_mean(score_SE)
+    known_E = mean_E[~np.isnan(mean_E)]
+    noise = seed_noise(score_SE, scores.era_E, horizon_eras=horizon, fold_E=scores.fold_E)
+    alone = len(score_SE) == 1
+    return Row(
+        interval=interval(score_SE[0], scores.era_E, horizon_eras=horizon) if alone else noise.interval,
+        noise=noise,
+        summary=summary(mean_E),
+        positive=float((known_E > 0).mean()) if len(known_E) else float("nan"),
+    )
+
+
+def _compared(
+    table: Mapping[str, npt.NDArray[np.float64]], scores: Scores, horizon: int, against: str
+) -> dict[str, Difference]:
+    if len(table) < 2:
+        return {}
+    given = {name: score_SE[0] if len(score_SE) == 1 else score_SE for name, score_SE in table.items()}
+    found = differences(given, scores.era_E, horizon_eras=horizon, against=against, fold_E=scores.fold_E)
+    return {name: difference for (name, _), difference in found.items()}
+
+
+def _seed_mean(score_SE: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return np.asarray(score_SE.mean(0))
+
+
+def _sentence(metric: str, against: str, rows: Mapping[str, Row], comparisons: Mapping[str, Difference]) -> str:
+    """For people who read one line."""
+    said = {name: difference.verdict for name, difference in comparisons.items()}
+    better = [name for name, verdict in said.items() if verdict == "better"]
+    worse = [name for name, verdict in said.items() if verdict == "worse"]
+    if not comparisons:
+        return f"{against} alone was studied: {metric} {rows[against].interval}."
+    if all(verdict == "undefined" for verdict in said.values()):
+        return f"Nothing can be said: {next(iter(comparisons.values())).interval.lacking}."
+    parts = []
+    if better:
+        best = max(better, key=lambda name: comparisons[name].interval.mean)
+        gain = comparisons[best].interval
+        parts.append(f"{', '.join(better)} {_be(better)} better than {against} in {metric} ({best} by {gain})")
+    if worse:
+        parts.append(f"{', '.join(worse)} {_be(worse)} worse than {against} in {metric}")
+    if not parts:
+        others = ", ".join(comparisons)
+        known = [name for name in rows if _above_zero(rows[name])]
+        skill = f"; above 0 for certain: {', '.join(known)}" if known else "; none is above 0 for certain"
+        return f"No difference in {metric} can be told between {against} and {others}{skill}."
+    return "; ".join(parts) + "."
+
+
+def _above_zero(row: Row) -> bool:
+    return row.interval.defined and row.interval.low > 0
+
+
+def _be(names: list[str]) -> str:
+    return "is" if len(names) == 1 else "are"

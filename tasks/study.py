@@ -1,0 +1,22 @@
+"""One unit of a study: a recipe fitted on a fold with a seed. It runs in whatever process the study's runner chose."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from prefect import task
+
+from eraflow.progress import silent
+from eraflow.study import units
+from eraflow.study.plan import open_study
+from tasks.policy import PLAIN
+
+
+@task(name="unit", task_run_name="{name}", **PLAIN)
+def do(folder: Path, key: str, name: str, threads: int) -> float:  # noqa: ARG001 - the name is for the dashboard
+    """The unit `key` of the study in `folder`, done unless it is there; the seconds that it took [s]."""
+    torch.set_num_threads(threads)
+    study = open_study(folder)
+    unit = next(unit for unit in study.units if unit.key == key)
+    return units.do(study, unit, silent).seconds

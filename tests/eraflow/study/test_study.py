@@ -1,0 +1,130 @@
+"""A study: refused early where it means nothing, every unit done once, and one table for all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from eraflow.errors import InputError
+from eraflow.metrics import contribution, era_spearman, numerai_corr
+from eraflow.study import units
+from eraflow.study.candidates import fit_and_predict
+from eraflow.study.plan import open_study
+from eraflow.study.run import references_of, run
+from eraflow.study.units import do, find
+from tests.eraflow.study.conftest import Made
+
+
+@pytest.mark.parametrize(
+    ("changed", "text"),
+    [
+        ({"recipes": ["ridge", "simple-mpl"]}, r"'simple-mpl' was given; did you mean simple-mlp\?"),
+        ({"recipes": ["ridge", "ridge"]}, "ridge is there twice"),
+        ({"recipes": ["ridge", "era-pearson"], "target": ""}, "must predict one target, however they differ"),
+        ({"target": "target_none_20"}, "'target_none_20' was asked for"),
+        ({"feature_set": "enormous"}, "'enormous' was given"),
+        ({"folds": {"chunk_eras": 40, "number": 2}}, "fold 1"),
+        ({"folds": {"chunk_eras": 15, "number": 2, "purge_eras": 60}}, "the purge of 60 takes all"),
+        ({"folds": {"chunk_eras": 15, "last_era": 80, "reserved_from": 70}}, "reserved"),
+        ({"baseline": "other"}, "baseline must be one of the recipes"),
+        ({"variants": {"tiny": {"recipe": "simple-mlp", "model": {"hiden": [8]}}}}, "unknown key variants.tiny.model"),
+        ({"variants": {"tiny": {}}}, "variants.tiny.recipe must name"),
+    ],
+)
+def test_a_study_that_means_nothing_is_refused_before_any_training(
+    made: Made, changed: dict[str, Any], text: str
+) -> None:
+    with pytest.raises(InputError, match=text):
+        made(**changed)
+
+
+def test_a_finished_unit_is_never_done_again_and_one_more_recipe_costs_one_more_recipe(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted: list[str] = []
+    real = fit_and_predict
+
+    def counted(candidate: Any, *given: Any, **named: Any) -> Any:
+        fitted.append(candidate.name)
+        return real(candidate, *given, **named)
+
+    monkeypatch.setattr("eraflow.study.units.fit_and_predict", counted)
+    study = made()
+    first = run(study, {})
+    assert sorted(fitted) == ["ridge"] * 2 + ["tiny"] * 4
+    run(open_study(study.folder), {})
+    wider = run(made(recipes=["ridge", "tiny", "lightgbm"], seeds=2), {})
+    assert fitted[6:] == ["lightgbm"] * 4
+    for name in ("ridge", "tiny"):
+        assert np.array_equal(
+            first.scores.by_metric["spearman"][name], wider.scores.by_metric["spearman"][name], equal_nan=True
+        )
+
+
+def test_a_unit_that_is_damaged_is_done_again(made: Made) -> None:
+    study = made()
+    done = do(study, study.units[0])
+    (done.folder / units.TOLD).write_text("{")
+    assert find(study, study.units[0]) is None
+    again = do(study, study.units[0])
+    assert np.array_equal(again.prediction_M, done.prediction_M)
+
+
+def test_the_table_is_that_of_the_plain_metrics(made: Made, studied_folder: Path) -> None:
+    study = made()
+    references = references_of(study, [studied_folder], "v53_lgbm_ender20")
+    found = run(study, references)
+    unit = next(unit for unit in study.units if unit.candidate.name == "tiny" and unit.seed == 1)
+    rows = study.rows(unit.candidate)
+    rows = rows.take(np.flatnonzero(np.isin(rows.era_M, unit.fold.validation_E)))
+    prediction_M = found.done[unit.key].prediction_M
+    here = np.isin(found.scores.era_E, unit.fold.validation_E)
+    for name, plain in (
+        ("spearman", era_spearman(prediction_M, rows.target_M, rows.era_M)),
+        ("numerai_corr", numerai_corr(prediction_M, rows.target_M, rows.era_M)),
+    ):
+        assert np.allclose(found.scores.by_metric[name]["tiny"][1, here], plain.to_numpy(), atol=1e-12)
+    whole = study.rows(unit.candidate)
+    meta_M = study.in_order(references["mmc"])[np.isin(whole.era_M, unit.fold.validation_E)]
+    expected = contribution(prediction_M, meta_M, rows.target_M, rows.era_M).to_numpy()
+    assert np.allclose(found.scores.by_metric["mmc"]["tiny"][1, here], expected, atol=1e-12, equal_nan=True)
+    payout_E = found.scores.by_metric["payout"]["tiny"][1]
+    both_E = 3 * found.scores.by_metric["numerai_corr"]["tiny"][1] + 15 * found.scores.by_metric["mmc"]["tiny"][1]
+    assert np.allclose(payout_E, np.clip(both_E, -1, 1), equal_nan=True)
+
+
+def test_a_unit_that_fails_is_told_and_its_recipe_gets_no_verdict(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = fit_and_predict
+
+    def failing(candidate: Any, *given: Any, **named: Any) -> Any:
+        if candidate.name == "tiny" and named["seed"] == 1:
+            raise InputError("it must work, however it does not")
+        return real(candidate, *given, **named)
+
+    monkeypatch.setattr("eraflow.study.units.fit_and_predict", failing)
+    found = run(made(), {})
+    assert list(found.scores.unfinished) == ["tiny"]
+    assert "tiny, fold 1, seed 1: it must work" in found.scores.unfinished["tiny"]
+    assert found.verdict is not None
+    assert list(found.verdict.rows["spearman"]) == ["ridge"]
+
+
+def test_a_study_of_noise_calls_nothing_better(made: Made) -> None:
+    found = run(made(recipes=["tiny", "wide"], variants={
+        "tiny": {"recipe": "simple-mlp", "model": {"hidden": [8]}, "training": {"epochs": 1}},
+        "wide": {"recipe": "simple-mlp", "model": {"hidden": [9]}, "training": {"epochs": 1}},
+    }), {})  # fmt: skip
+    assert found.verdict is not None
+    assert found.verdict.metric == "numerai_corr"
+    assert "wide" in found.verdict.comparisons["numerai_corr"]
+    assert found.verdict.sentence.endswith(".")
+
+
+def test_a_unit_leaves_nothing_but_its_prediction(made: Made) -> None:
+    study = made()
+    done = do(study, next(unit for unit in study.units if unit.candidate.name == "tiny"))
+    assert sorted(path.name for path in done.folder.iterdir()) == ["prediction.npy", "unit.json"]
+    assert not [path for path in done.folder.parent.iterdir() if path.name.endswith(".part")]
