@@ -34,14 +34,14 @@ def main() -> None:
     add_options(parser)
     parser.add_argument("--rows", type=int, help="default: as many as give 300 million codes")
     parser.add_argument("--features", type=int, nargs="+", default=[2400, 780, 310])
-    parser.add_argument("--full", action="store_true", help="four times as many")
+    parser.add_argument("--full", action="store_true", help="twice as many: fastai needs 12 GB for them")
     given = parser.parse_args()
     print(machine_text(given))
     has_fastai = find_spec("fastai") is not None
     if not has_fastai:
         print("fastai is not installed: not compared")
     for features in given.features:
-        rows = given.rows or CODES * (4 if given.full else 1) // features // BATCH_SIZE * BATCH_SIZE
+        rows = given.rows or CODES * (2 if given.full else 1) // features // BATCH_SIZE * BATCH_SIZE
         measure(rows, features, given, with_fastai=has_fastai and features == max(given.features))
 
 
