@@ -56,7 +56,9 @@ def main() -> int:
     began = time.perf_counter()
     for name in given.only or [name for name in SCRIPTS if given.full or name not in FULL_ONLY]:
         print(f"\n== {name}: {SCRIPTS[name]}", flush=True)
+        started = time.perf_counter()
         found, ok = run(name, full=given.full)
+        print(f"   {time.perf_counter() - started:.0f} s", flush=True)
         claims += found
         broken += [] if ok else [name]
     minutes = (time.perf_counter() - began) / 60

@@ -47,7 +47,7 @@ def main() -> None:
         if "race" in given.only:
             race(Path(folder), rows, given.rounds)
         if "line" in given.only:
-            line(Path(folder), rows, given.rounds)
+            line(Path(folder), rows, given.rounds if given.full else 2)
         if "group" in given.only:
             one_group(Path(folder), 1_000_000 if given.full else 400_000)
 

@@ -25,23 +25,23 @@ from benchmarks.training_rounds import add_options, claim_ratio, interleaved, ma
 from eraflow.recipes import get
 from eraflow.rows import Rows
 
-CODES = 300_000_000
+CODES = 200_000_000
 WRITE_UP, ROOF = {2400: 2.7, 780: 3.5, 310: 4.3}, {2400: 0.85, 780: 0.8}  # the aims, by features
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(parser)
-    parser.add_argument("--rows", type=int, help="default: as many as give 300 million codes")
+    parser.add_argument("--rows", type=int, help="default: as many as give 200 million codes")
     parser.add_argument("--features", type=int, nargs="+", default=[2400, 780, 310])
-    parser.add_argument("--full", action="store_true", help="twice as many: fastai needs 12 GB for them")
+    parser.add_argument("--full", action="store_true", help="three times as many: fastai needs 12 GB for them")
     given = parser.parse_args()
     print(machine_text(given))
     has_fastai = find_spec("fastai") is not None
     if not has_fastai:
         print("fastai is not installed: not compared")
     for features in given.features:
-        rows = given.rows or CODES * (2 if given.full else 1) // features // BATCH_SIZE * BATCH_SIZE
+        rows = given.rows or CODES * (3 if given.full else 1) // features // BATCH_SIZE * BATCH_SIZE
         measure(rows, features, given, with_fastai=has_fastai and features == max(given.features))
 
 
