@@ -103,7 +103,7 @@ def line(folder: Path, rows: int, rounds: int) -> None:
     claim(
         "cost of a value, dearest shape / cheapest",
         max(costs) / min(costs),
-        note="fastest rounds; each has the same start of some 0.05 s",
+        note="fastest rounds",
     )
     for path in paths:
         path.unlink()

@@ -18,7 +18,7 @@ from eraflow.errors import TrainingError
 from eraflow.progress import Progress, silent
 from eraflow.rows import Rows
 
-# Codes are -2..2: the sums of 2**16 rows are whole numbers below 2**24 and exact in float32.
+# Codes are -2..2: the products' sums over so many rows are whole numbers below 2**24 and exact in float32.
 BLOCK_ROWS = 1 << 14
 
 
@@ -27,7 +27,7 @@ class RidgeConfig:
     """A linear model with an intercept."""
 
     penalty: float = 0.01
-    """Added to each feature's variance, as a share of the mean variance: 0 is least squares."""
+    """Added to each feature's variance, as a share of the mean variance."""
 
     def __post_init__(self) -> None:
         if not self.penalty > 0:
