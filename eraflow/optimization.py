@@ -39,6 +39,16 @@ def era_pearson(prediction_BK: Tensor, target_B: Tensor, sizes: Sequence[int]) -
     return -torch.stack(value_EK).mean(0), torch.cat(slope_EBK).div_(-len(parts))
 
 
+def add_l1(matrices: Tensors, l1: float) -> None:
+    """Add the slope of `l1` times the sum of the absolute weights to the weights' slopes; 0 at a weight of 0.
+
+    Adam divides it by the slopes' spread, so small weights come near 0 and are not set to it.
+    """
+    for weight in matrices:
+        if weight.grad is not None:
+            weight.grad.add_(weight.sign(), alpha=l1)
+
+
 def constant(training: TrainingConfig, step: int, steps: int) -> tuple[float, float | None]:  # noqa: ARG001
     """The learning rate as it is."""
     return training.learning_rate, None

@@ -9,15 +9,19 @@ Shape letters: N rows, M rows of one era, F features, K prediction columns.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from eraflow.eras import Rows, as_columns, as_matrix, rows_by_era
+from eraflow.eras import Rows as EraRows
+from eraflow.eras import as_columns, as_matrix, rows_by_era
 from eraflow.errors import InputError
 from eraflow.neutral import Neutralizer
 from eraflow.ranks import centred_ranks
+
+if TYPE_CHECKING:
+    from eraflow.rows import Rows
 
 F64 = npt.NDArray[np.float64]
 
@@ -67,6 +71,26 @@ def neutralize(prediction: Any, features: Any, era: Any, proportion: float = 1.0
     return neutral_N
 
 
+def combined(predictions: Sequence[Any], rows: Rows, era_N: npt.NDArray[Any], proportion: float = 0.0) -> F64:
+    """The ensemble of several predictions of stored `rows`, `proportion` of it neutralised to their features.
+
+    Ranks by era inside (0, 1) where something was neutralised, otherwise the mean of ranks. Features are read an era at
+    a time. Raises as `ensemble`.
+    """
+    mean_N = ensemble(predictions, era_N)
+    if not proportion:
+        return mean_N
+    neutral_N = np.empty(len(mean_N))
+    for index_M in _eras(mean_N, era_N):
+        index_M = np.arange(len(mean_N))[index_M]
+        code_MF = np.empty((len(index_M), rows.n_features), np.int8)
+        rows.gather(index_M, code_MF)
+        here_M = mean_N[index_M]
+        fitted_M = here_M - here_M.mean() - Neutralizer(code_MF).residual(here_M)
+        neutral_N[index_M] = rank_uniform(here_M - proportion * fitted_M)
+    return neutral_N
+
+
 def rank_uniform(values: Any) -> F64:
     """`(average rank - 0.5)/n` of one era's values, inside (0, 1); columns `[N, K]` apart."""
     value_N = np.asarray(values)
@@ -74,7 +98,7 @@ def rank_uniform(values: Any) -> F64:
     return np.asarray(doubled_KN.T.reshape(value_N.shape) / max(1, 2 * len(value_N)))
 
 
-def _eras(prediction: npt.NDArray[Any], era: Any) -> list[Rows]:
+def _eras(prediction: npt.NDArray[Any], era: Any) -> list[EraRows]:
     """The rows of each era, after the prediction was found to be whole."""
     era_N = np.asarray(era)
     if len(era_N) != len(prediction):

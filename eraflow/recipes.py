@@ -30,10 +30,19 @@ class DataConfig:
     """Column of the target."""
     era_stride: int = 1
     """Train on every n-th weekly era, counted back from the newest."""
+    extra_targets: tuple[str, ...] = ()
+    """Other targets that the network learns beside `target`, each with an output of its own; they predict nothing."""
+    residual_of: str = ""
+    """Column of the benchmark models' files: learn only what of the target its predictions leave over, by era."""
 
     def __post_init__(self) -> None:
         if self.era_stride < 1:
             raise ValueError(f"era_stride must be 1 or more, however it is {self.era_stride}")
+        if self.target in self.extra_targets or len(set(self.extra_targets)) < len(self.extra_targets):
+            raise ValueError(
+                f"extra_targets must be others than the target {self.target} and each named once, however they are"
+                f" {', '.join(self.extra_targets)}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +51,12 @@ class PredictionConfig:
 
     members: int = 1
     """Networks trained with seeds that count up; the mean of their ranks is the prediction."""
+    neutralize: float = 0.0
+    """Proportion of its least-squares fit on the features that the prediction loses, by era."""
 
     def __post_init__(self) -> None:
+        if not 0 <= self.neutralize <= 1:
+            raise ValueError(f"neutralize must be from 0 to 1, however it is {self.neutralize}")
         if self.members < 1:
             raise ValueError(f"members must be 1 or more, however it is {self.members}")
 

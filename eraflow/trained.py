@@ -34,7 +34,7 @@ from eraflow.config import build, read_toml, to_table, to_toml
 from eraflow.errors import DataError, InputError, OutOfTimeError, StorageError, TrainingError
 from eraflow.inference import predict
 from eraflow.models import Mlp
-from eraflow.predictions import ensemble, rank_uniform
+from eraflow.predictions import combined, rank_uniform
 from eraflow.progress import Progress, silent
 from eraflow.recipes import Recipe, fingerprint
 from eraflow.rows import Rows
@@ -140,6 +140,7 @@ def train(
         [fitted.model for fitted in fits],
         initial(recipe.model, len(features), recipe.training.seed).to(fits[0].device),
         holdout,
+        neutralize=recipe.prediction.neutralize,
         enough=enough,
         progress=progress,
         stage=f"validate {recipe.name}",
@@ -218,7 +219,8 @@ def predict_live(trained: Trained, live: StoredDataset, progress: Progress = sil
     rows = Rows.of(live.codes_NF, None, live.era_N, columns=live.columns(trained.features))
     prediction_KN = predict(trained.members(), rows, progress=progress, stage="predict")
     require_finite(prediction_KN, trained.folder.name)
-    return rank_uniform(ensemble(list(prediction_KN), np.zeros(live.rows, np.int32)))
+    era_N, proportion = np.zeros(live.rows, np.int32), trained.recipe.prediction.neutralize
+    return rank_uniform(combined(list(prediction_KN), rows, era_N, proportion))
 
 
 def _whole(folder: Path, name: str) -> Trained | None:

@@ -33,7 +33,7 @@ from eraflow.gauge import Gauge
 from eraflow.inference import predict
 from eraflow.members import Members
 from eraflow.models import Mlp, ModelConfig
-from eraflow.optimization import LOSSES, SCHEDULES, optimizer_for, set_rate
+from eraflow.optimization import LOSSES, SCHEDULES, add_l1, optimizer_for, set_rate
 from eraflow.progress import Progress, silent
 from eraflow.rows import Plan, Rows
 from eraflow.runs import CHECKPOINT, FINISHED, FORMAT, Run, are_finished, part, read
@@ -70,6 +70,9 @@ class TrainingConfig:
     learning_rate: float = 1e-3
     """Of the whole run for a constant schedule, otherwise its peak."""
     weight_decay: float = 0.0
+    """"adam" adds it to the slope as an L2 penalty; "adamw" and "fastai_adam" take it from the weights directly."""
+    l1: float = 0.0
+    """L1 penalty: this times the sum of the absolute weights of all linear layers, biases left out."""
     betas: tuple[float, float] = (0.9, 0.999)
     """Decay of the gradient's mean and of its square; a one-cycle schedule replaces the first."""
     eps: float = 1e-8
@@ -120,6 +123,9 @@ class TrainingConfig:
             raise ValueError("loss era_pearson needs whole eras: give eras_per_step in place of batch_size")
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate must be above 0, however it is {self.learning_rate}")
+        for name in ("weight_decay", "l1"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must be 0 or more, however it is {getattr(self, name)}")
         if self.shuffle_block_rows is not None:
             if self.shuffle_block_rows < 0:
                 raise ValueError(f"shuffle_block_rows must be 0 or more, however it is {self.shuffle_block_rows}")
@@ -190,6 +196,8 @@ def fit(
         rate = set_rate(optimizer, *schedule(training, step, plan.steps))
         loss_K, slope_BK = loss_of(members.forward(code_BF), target_B, sizes)
         members.backward(slope_BK)
+        if training.l1:
+            add_l1(members.matrices, training.l1)
         optimizer.step()
         gauge.add(step, loss_K, len(target_B))
         if plan.ends_epoch(step):

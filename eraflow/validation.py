@@ -21,7 +21,7 @@ from eraflow.errors import OutOfTimeError, TrainingError
 from eraflow.exam import sample
 from eraflow.inference import predict
 from eraflow.models import Mlp
-from eraflow.predictions import ensemble
+from eraflow.predictions import combined
 from eraflow.progress import Progress
 from eraflow.rows import Rows
 
@@ -74,11 +74,12 @@ def validate(
     untrained: Mlp,
     holdout: Rows,
     *,
+    neutralize: float = 0.0,
     enough: Callable[[], bool],
     progress: Progress,
     stage: str,
 ) -> Validated:
-    """The mean rank of `nets` scored by era, and the mean era Spearman of the network `untrained`.
+    """The mean rank of `nets`, neutralised as asked, scored by era, and the mean era Spearman of `untrained`.
 
     `holdout` has rows with a target alone, in order of eras. Once `enough` says so its sample of whole eras is taken;
     `untrained` is always judged on that, because it would cost as much as a member. Raises `TrainingError` for a
@@ -86,9 +87,9 @@ def validate(
     """
     sampled = sample(holdout, 0)
     try:
-        found, whole = _scored(nets, holdout, _until(enough, progress), stage), True
+        found, whole = _scored(nets, holdout, neutralize, _until(enough, progress), stage), True
     except OutOfTimeError:
-        found, whole = _scored(nets, sampled, progress, stage), False
+        found, whole = _scored(nets, sampled, neutralize, progress, stage), False
     before = metrics.PreparedSpearman(sampled.target_M, sampled.era_M)(predict([untrained], sampled)[0])[1]
     return Validated(
         validation=found,
@@ -116,10 +117,10 @@ def _until(enough: Callable[[], bool], progress: Progress) -> Progress:
     return guarded
 
 
-def _scored(nets: Sequence[Mlp], rows: Rows, progress: Progress, stage: str) -> Validation:
+def _scored(nets: Sequence[Mlp], rows: Rows, neutralize: float, progress: Progress, stage: str) -> Validation:
     prediction_KM = predict(nets, rows, progress=progress, stage=stage)
     require_finite(prediction_KM, stage)
-    mean_M = ensemble(list(prediction_KM), rows.era_M)
+    mean_M = combined(list(prediction_KM), rows, rows.era_M, neutralize)
     era_E, spearman_E = metrics.PreparedSpearman(rows.target_M, rows.era_M)(mean_M)
     corr_E = metrics.numerai_corr(mean_M, rows.target_M, rows.era_M).to_numpy()
     found, rows_E = metrics.summary(spearman_E), np.unique(rows.era_M, return_counts=True)[1]

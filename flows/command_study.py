@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from eraflow.study.plan import Study
     from eraflow.study.run import Found
 
-BENCHMARK = "v53_lgbm_ender60"
-
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of the command; what a file says they replace."""
@@ -38,15 +36,15 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--purge-eras", type=int, metavar="N", help="in place of what the target's horizon asks for")
     parser.add_argument("--runner", choices=("in turn", "process", "dask"), help="how units of work are run")
     parser.add_argument("--workers", type=int, metavar="N", help="units at once")
-    parser.add_argument("--benchmark", default=BENCHMARK, metavar="COLUMN", help=f"for BMC (default {BENCHMARK})")
+    parser.add_argument("--benchmark", metavar="COLUMN", help="of the benchmark models' files, for BMC")
 
 
 def study(options: argparse.Namespace) -> int:
     """Run the study; what is finished of it is never done again."""
     from eraflow.study.run import found_of, references_of
 
-    opened, folders = _planned(options)
-    references = references_of(opened, folders, options.benchmark)
+    opened = _planned(options)
+    references = references_of(opened)
     errors = _run(opened)
     found = found_of(opened, references, errors)
     for name, why in found.scores.unfinished.items():
@@ -55,8 +53,7 @@ def study(options: argparse.Namespace) -> int:
     return 1 if found.scores.unfinished else 0
 
 
-def _planned(options: argparse.Namespace) -> tuple[Study, list[Path]]:
-    """The study, and the folders in which references may lie."""
+def _planned(options: argparse.Namespace) -> Study:
     from eraflow.progress import for_this_terminal
     from eraflow.store import Store, default_home
     from eraflow.study.config import StudyConfig, read_study
@@ -66,7 +63,7 @@ def _planned(options: argparse.Namespace) -> tuple[Study, list[Path]]:
     config = _changed(read_study(options.file) if options.file else StudyConfig(), options)
     store = Store.open(default_home(os.environ))
     found = files_of(options.data_from.resolve() if options.data_from else None, store)
-    opened = plan(
+    return plan(
         config,
         store=store,
         files=found.data,
@@ -74,7 +71,6 @@ def _planned(options: argparse.Namespace) -> tuple[Study, list[Path]]:
         decoded=found.decoded,
         progress=for_this_terminal(),
     )
-    return opened, [found.features.parent]
 
 
 def _changed(config: StudyConfig, options: argparse.Namespace) -> StudyConfig:
@@ -85,6 +81,7 @@ def _changed(config: StudyConfig, options: argparse.Namespace) -> StudyConfig:
         "seeds": options.seeds,
         "target": options.target,
         "feature_set": options.feature_set,
+        "benchmark": options.benchmark,
         "runner": options.runner,
         "workers": options.workers,
         "folds": replace_given(config.folds, folds),

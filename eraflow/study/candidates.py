@@ -21,7 +21,7 @@ from eraflow import recipes
 from eraflow.config import build, nearest, to_table
 from eraflow.errors import InputError
 from eraflow.inference import predict
-from eraflow.predictions import ensemble
+from eraflow.predictions import combined
 from eraflow.progress import Progress, silent
 from eraflow.recipes import DataConfig, Recipe
 from eraflow.request import EXCLUDES
@@ -29,7 +29,7 @@ from eraflow.rows import Rows
 from eraflow.study.boosting import BoostingConfig, fit_boosting, predict_boosting
 from eraflow.study.config import StudyConfig
 from eraflow.study.ridge import RidgeConfig, fit_ridge
-from eraflow.training import fit, members_at_once
+from eraflow.training import Fitted, fit, members_at_once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,39 +70,56 @@ def fingerprint(candidate: Candidate) -> str:
     return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()
 
 
+History = tuple[dict[str, Any], ...]
+
+
 def fit_and_predict(
     candidate: Candidate, train: Rows, validation: Rows, *, seed: int, folder: Path, progress: Progress = silent
-) -> npt.NDArray[np.float64]:
-    """The candidate fitted to `train` with that seed; its prediction of `validation`, float64 `[M]`.
+) -> tuple[npt.NDArray[np.float64], tuple[History, ...]]:
+    """The candidate fitted to `train` with that seed; its prediction of `validation`, float64 `[M]`, and histories.
 
-    Ranks by era, the mean of them where a recipe has several members. A network's checkpoints lie in `folder`, so
-    that a fit that was stopped goes on. Raises as `training.fit`, and `InputError` for a missing library.
+    Ranks by era, the mean of them where a recipe has several members. Each network has a history (`training.Fitted`),
+    with its scores on a sample of `validation`: for looking at alone, nothing is chosen by it. A network's checkpoints
+    lie in `folder`, so that a fit that was stopped goes on. Raises as `training.fit`, and `InputError` for a missing
+    library.
     """
+    predictions: Sequence[npt.NDArray[Any]]
+    proportion, histories = 0.0, tuple[History, ...]()
     if isinstance(candidate, Recipe):
-        predictions = _networks(candidate, train, validation, seed, folder, progress)
+        proportion = candidate.prediction.neutralize
+        nets = _networks(candidate, train, validation, seed, folder, progress)
+        predictions = list(predict([one.model for one in nets], validation, progress=progress))
+        histories = tuple(one.history for one in nets)
     elif candidate.ridge is not None:
         predictions = [fit_ridge(train, candidate.ridge, progress=progress).predict(validation, progress)]
     else:
         booster = fit_boosting(train, candidate.boosting or BoostingConfig(), seed, progress=progress)
         predictions = [predict_boosting(booster, validation, progress=progress)]
-    return ensemble(predictions, validation.era_M)
+    return combined(predictions, validation, validation.era_M, proportion), histories
 
 
 def _networks(
     recipe: Recipe, train: Rows, validation: Rows, seed: int, folder: Path, progress: Progress
-) -> Sequence[npt.NDArray[np.float32]]:
+) -> list[Fitted]:
     # Apart from one another by all members, so that two seeds of a recipe share none.
     members = recipe.prediction.members
     seeds = [seed * members + m for m in range(members)]
     training = replace(recipe.training, seed=seeds[0])
     at_once = members_at_once(train, recipe.model, training, members)
-    nets = []
+    nets = list[Fitted]()
     for first in range(0, members, at_once):
         group = seeds[first : first + at_once]
         folders = [folder / str(member) for member in group]
-        fitted = fit(train, model=recipe.model, training=training, seeds=group, folders=folders, progress=progress)
-        nets += [one.model for one in fitted]
-    return list(predict(nets, validation, progress=progress))
+        nets += fit(
+            train,
+            model=recipe.model,
+            training=training,
+            seeds=group,
+            folders=folders,
+            holdout=validation,
+            progress=progress,
+        )
+    return nets
 
 
 def _data(data: DataConfig, config: StudyConfig) -> DataConfig:

@@ -46,6 +46,8 @@ class StudyConfig:
     """In place of every recipe's own, which differ; "" leaves them."""
     feature_set: str = ""
     """In place of every recipe's own; "" leaves them."""
+    benchmark: str = "v53_lgbm_ender60"
+    """Column of the benchmark models' files that BMC is taken against; "" for none."""
     folds: Folds = field(default_factory=Folds)
     payout: PayoutConfig = field(default_factory=PayoutConfig)
     runner: Runner = "in turn"

@@ -32,7 +32,7 @@ from eraflow.stored import StoredDataset, matching_target, open_stored, suffix_d
 from eraflow.study.candidates import Candidate, candidates_of, fingerprint, seeds_of
 from eraflow.study.config import StudyConfig
 
-FORMAT = 1
+FORMAT = 2
 STUDY = "study.json"
 
 

@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,15 +36,18 @@ class Found:
     """Unit key -> what its failure said."""
 
 
-def references_of(study: Study, folders: Sequence[Path], benchmark: str) -> dict[str, list[npt.NDArray[Any]]]:
+def references_of(study: Study) -> dict[str, list[npt.NDArray[Any]]]:
     """What MMC and BMC are taken against, for the stored files of the study; without a file of it a score is left out.
 
-    `folders` are searched for `meta_model.parquet` and `*_benchmark_models.parquet`. Raises as `reference`.
+    `meta_model.parquet` and `*_benchmark_models.parquet` lie beside the study's `features.json`. Raises as `reference`.
     """
-    wanted = {MMC: ("meta_model.parquet", META_MODEL), BMC: ("*_benchmark_models.parquet", benchmark)}
+    wanted = {
+        MMC: ("meta_model.parquet", META_MODEL),
+        BMC: ("*_benchmark_models.parquet", study.config.benchmark),
+    }
     found = {}
     for name, (pattern, column) in wanted.items():
-        files = [path for folder in folders for path in sorted(folder.glob(pattern))]
+        files = sorted(study.features_file.parent.glob(pattern))
         if column and files:
             found[name] = [reference(one, files, column) for one in study.stored]
     return {name: parts for name, parts in found.items() if not all(np.isnan(part).all() for part in parts)}

@@ -12,9 +12,11 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +40,8 @@ class Done:
     rows: int
     """Rows it was trained on."""
     made_at_utc: str
+    histories: Sequence[Sequence[Mapping[str, Any]]] = ()
+    """For each network of the unit an entry an epoch (`training.Fitted`)."""
 
     @property
     def prediction_M(self) -> npt.NDArray[np.float32]:
@@ -73,11 +77,14 @@ def _done(study: Study, unit: Unit, folder: Path, progress: Progress) -> Done:
     validation = _of(rows, unit.fold.validation_E)
     part = folder.with_name(folder.name + ".part")
     started = time.perf_counter()
-    prediction_M = fit_and_predict(unit.candidate, train, validation, seed=unit.seed, folder=part, progress=progress)
+    prediction_M, histories = fit_and_predict(
+        unit.candidate, train, validation, seed=unit.seed, folder=part, progress=progress
+    )
     done = {
         "seconds": time.perf_counter() - started,
         "rows": len(train),
         "made_at_utc": utc_text(datetime.now(UTC)),
+        "histories": histories,
     }
     with replacing_folder(folder) as fresh:
         np.save(fresh / PREDICTION, prediction_M.astype(np.float32))

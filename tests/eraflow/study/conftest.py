@@ -21,6 +21,7 @@ SMALL: dict[str, Any] = {
     "seeds": 2,
     "target": "target_ender_20",
     "feature_set": "all",
+    "benchmark": "v53_lgbm_ender20",
     "folds": {"chunk_eras": 15, "number": 2},
     "variants": {"tiny": {"recipe": "simple-mlp", "model": {"hidden": [8]}, "training": {"epochs": 1}}},
 }

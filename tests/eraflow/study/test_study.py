@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -73,9 +72,9 @@ def test_a_unit_that_is_damaged_is_done_again(made: Made) -> None:
     assert np.array_equal(again.prediction_M, done.prediction_M)
 
 
-def test_the_table_is_that_of_the_plain_metrics(made: Made, studied_folder: Path) -> None:
+def test_the_table_is_that_of_the_plain_metrics(made: Made) -> None:
     study = made()
-    references = references_of(study, [studied_folder], "v53_lgbm_ender20")
+    references = references_of(study)
     found = run(study, references)
     unit = next(unit for unit in study.units if unit.candidate.name == "tiny" and unit.seed == 1)
     rows = study.rows(unit.candidate)
