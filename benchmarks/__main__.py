@@ -32,16 +32,18 @@ SCRIPTS = {
     "larger_than_memory": "training from the disk",
     "shuffling": "the order of rows and the score",
     "spearman": "era Spearman",
+    "five_blocks": "what Spearman a perfect ranking of five blocks reaches",
     "neutralisation": "neutralising an era",
     "metrics": "the tournament's scores of many columns",
     "coverage": "whether a 95 % interval covers what it should",
+    "false_alarms": "how often a whole study is wrong",
     "market": "the synthetic market beside published figures",
     "live_file": "from the live file to the submission file",
     "whole_validation": "predicting the whole validation file",
     "gpu_epoch": "an epoch on a GPU",
 }
 # Minutes that say nothing of speed: with --full, or by name.
-FULL_ONLY = ("shuffling", "market")
+FULL_ONLY = ("shuffling", "market", "false_alarms")
 PACKAGES = ("torch", "numpy", "pandas", "pyarrow", "scipy", "fastai", "numerai-tools")
 
 

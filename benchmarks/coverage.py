@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from benchmarks.claims import claim
 from eraflow.student import quantile
-from eraflow.uncertainty import difference, differences, interval, seed_noise
+from eraflow.uncertainty import difference, differences, interval, seed_noise, share
 
 F64 = npt.NDArray[np.float64]
 Draw = Callable[[np.random.Generator, int, int], F64]
@@ -52,6 +52,7 @@ def main() -> None:
     others(series)
     seeds(series // 4)
     several(series // 4)
+    shares(series // 4)
     print(f"{time.process_time() - began:.0f} s of CPU time")
 
 
@@ -125,6 +126,31 @@ def several(series: int, recipes: int = 5, eras: int = 250) -> None:
             f"{recipes} equal recipes, {recipes * (recipes - 1) // 2} comparisons, horizon {horizon}: any called better"
         )
         claim(name, float(np.mean(wrong)), at_most=0.07)
+
+
+def shares(series: int, n_seeds: int = 3, folds: int = 5) -> None:
+    """A recipe's share of an oracle whose mean is one or two standard deviations of its scores, alone and over seeds.
+
+    The recipe's share is a half. Shares that are undefined, since the oracle's mean may be 0, count nowhere.
+    """
+    for horizon, level in ((12, 1.0), (12, 2.0), (4, 1.0), (4, 2.0)):
+        alone, recipe, lacking = [], [], []
+        for eras in LENGTHS:
+            chance, era_E, fold_E = np.random.default_rng(eras), np.arange(1, eras + 1), np.arange(eras) * folds // eras
+            oracle_SE = overlapping(chance, series, eras, horizon=horizon)
+            score_SE = 0.7 * oracle_SE + 0.7 * overlapping(chance, series, eras, horizon=horizon)
+            seed_KSE = 0.3 * chance.standard_normal((n_seeds, series, folds))[..., fold_E]
+            one = partial(share, era_E=era_E, horizon_eras=horizon)
+            pairs = list(zip(score_SE + level / 2, oracle_SE + level, strict=True))
+            each = [one(score_E, oracle_E) for score_E, oracle_E in pairs]
+            many = [one(pair[0] + seed_KSE[:, i], pair[1], fold_E=fold_E) for i, pair in enumerate(pairs)]
+            lacking.append(float(np.mean([not found.defined for found in each])))
+            alone.append(float(np.mean([found.low <= 0.5 <= found.high for found in each if found.defined])))
+            recipe.append(float(np.mean([found.low <= 0.5 <= found.high for found in many if found.defined])))
+        name = f"share of an oracle of mean {level:g}, horizon {horizon}: "
+        claim(f"{name}least coverage", min(alone), at_least=0.93, note=by_length(alone))
+        claim(f"{name}least coverage over {n_seeds} seeds", min(recipe), at_least=0.93, note=by_length(recipe))
+        claim(f"{name}most that are undefined", max(lacking), note=by_length(lacking))
 
 
 def overlapping(chance: np.random.Generator, series: int, eras: int, *, horizon: int, degrees: float = 0) -> F64:

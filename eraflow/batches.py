@@ -15,7 +15,7 @@ second to launch, and their products alone at 0.15 s, which is not worth a secon
 Products are exact float32. Whoever prefers TF32 calls `torch.set_float32_matmul_precision("high")` before: codes are
 exact in it, weights and slopes keep 11 bits, and on paper an epoch gets shorter by no more than those 0.15 s.
 
-Shape letters: M rows chosen, B batch, F features.
+Shape letters: M rows chosen, B batch, F features, T targets.
 """
 
 from __future__ import annotations
@@ -53,17 +53,17 @@ class Batches:
         self.way: Way = way or ("streamed" if device.type == "cuda" else "plain")
         self._codes = WAYS[self.way](rows, largest, device)
         self._x_BF = torch.empty((largest, rows.n_features), dtype=torch.float32, device=device)
-        self._target_M = torch.from_numpy(rows.target_M).to(device)
+        self._target = torch.from_numpy(rows.targets).to(device)
 
     def load(self, index_B: Array, next_B: Array | None = None) -> tuple[Tensor, Tensor]:
-        """Codes float32 `[B, F]` and targets float32 `[B]`; the codes are overwritten by the next call.
+        """Codes float32 `[B, F]` and targets float32 `[B]`, with extra ones `[B, T]`, the target first.
 
-        Where they are streamed, `next_B` is gathered while the device works on this batch; it is a hint, whatever is
-        asked for next.
+        The codes are overwritten by the next call. Where they are streamed, `next_B` is gathered while the device works
+        on this batch; it is a hint, whatever is asked for next.
         """
         x_BF, sent_B = self._x_BF[: len(index_B)], _sent(index_B, self.device)
         self._codes.widen(index_B, sent_B, next_B, x_BF)
-        return x_BF, self._target_M.index_select(0, sent_B)
+        return x_BF, self._target.index_select(0, sent_B)
 
     def of(self, steps: Iterable[Step]) -> Iterator[tuple[int, list[int], Tensor, Tensor]]:
         """Each step's number and sizes with the codes and targets of its rows; the step after it is asked for first."""

@@ -11,11 +11,12 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
 from typing import Any
 
-from eraflow.errors import EraflowError
+from eraflow.errors import EraflowError, InputError
 from eraflow.feature_sets import read_features_json
 from eraflow.finding import Case, Finding, fail, ok, warn
 from eraflow.ledger import Ledger
@@ -215,10 +216,13 @@ def memory_bytes() -> int:
 
 
 def _recipes(case: Case) -> list[Any]:
-    from eraflow import recipes
+    from eraflow.request import DEFAULT_RECIPE, named_recipe
 
-    names = dict.fromkeys(case.configuration.slots.values()) or {"era-pearson": None}
-    return [recipes.get(name) for name in names if name in recipes.RECIPES]
+    found = []
+    for name in dict.fromkeys(case.configuration.slots.values()) or {DEFAULT_RECIPE: None}:
+        with suppress(InputError):  # the configuration's own line says so
+            found.append(named_recipe(case.configuration.variants, name))
+    return found
 
 
 def _feature_sets(case: Case) -> dict[str, int]:

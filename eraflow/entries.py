@@ -50,6 +50,32 @@ class ScoreEntry:
     resolved: bool
 
 
+@dataclass(frozen=True, kw_only=True)
+class PayoutTerms:
+    """What a round pays a unit of stake: `clip(factor * (corr * CORR + mmc * MMC))`."""
+
+    corr: float
+    mmc: float
+    factor: float
+    clip: float
+    """No more than this is paid or burned."""
+
+
+def read_payout(entry: Mapping[str, Any]) -> PayoutTerms:
+    """The terms of a round, from `roundScoreConfigs`: of the scores that are paid, named as corr60 and mmc60 are."""
+    paid = [one for one in entry["roundScoreConfigs"] if one["isPayout"]]
+    multipliers = {"corr": 0.0, "mmc": 0.0}
+    for one in paid:
+        kinds = [kind for kind in multipliers if kind in str(one["name"]).lower()]
+        if len(kinds) != 1:
+            raise ValueError(f"a score that is paid must be a corr or an mmc, however it is {one['name']!r}")
+        multipliers[kinds[0]] += float(one["defaultMultiplier"])
+    if not paid or entry.get("payoutFactor") is None:
+        raise ValueError("a round must say what it pays, however this one does not")
+    clips = [float(one["clipThreshold"]) for one in paid if one.get("clipThreshold") is not None]
+    return PayoutTerms(**multipliers, factor=float(entry["payoutFactor"]), clip=min(clips, default=1.0))
+
+
 def read_round(entry: Mapping[str, Any]) -> Round:
     closes = entry.get("closeStakingTime") or entry["closeTime"]
     ends = entry.get("closeTime")

@@ -1,5 +1,7 @@
 """What the hold-out says of networks in training: loss and mean Spearman by era, on the same whole eras each time.
 
+Networks that learn several targets are judged by the first one, which is what they predict.
+
 A pass over the whole hold-out after each epoch would cost as much as the training itself, so the eras are a fixed,
 evenly spread sample; a history entry says how many they were. What is reported in the end is taken on all eras
 (`validation`).

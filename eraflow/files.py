@@ -12,10 +12,10 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from eraflow.errors import DataError, InputError, StorageError
+from eraflow.errors import DataError, InputError, RefusedError, StorageError
 from eraflow.parquet import verify_parquet
 from eraflow.progress import Progress, silent
 from eraflow.rounds import Round
@@ -37,6 +37,8 @@ logger = logging.getLogger("eraflow")
 # A page of a proxy, or bytes flipped on the way, may be whole and yet wrong: fetched again before giving up.
 DAMAGED_TRIES = 3
 IN_USE_S = 24 * 3600.0
+# What a recipe with `data.residual_of` needs besides, of the rows that have a target.
+BENCHMARK_FILES = ("train_benchmark_models.parquet", "validation_benchmark_models.parquet")
 # Another run may be at it for so long; one that was stopped holds its lock for ever [s].
 LIVE_LOCK_S, LOCK_S = 120.0, 3600.0
 
@@ -66,12 +68,25 @@ class Files:
     decoded: Path
     """Folder for the decoded forms of train and validation."""
     decoded_live: Path
+    benchmarks: tuple[File, ...] = ()
+    """Those of `BENCHMARK_FILES`, where they were asked for and could be had."""
+    no_benchmarks: str = ""
+    """Why they could not be had, where they were asked for."""
 
 
 def fetch_files(
-    tournament: Tournament, store: Store, opened: Round, version: str, progress: Progress = silent
+    tournament: Tournament,
+    store: Store,
+    opened: Round,
+    version: str,
+    progress: Progress = silent,
+    *,
+    benchmarks: bool = False,
 ) -> Files:
     """Bring the files of `version` for the round `opened`; live first, because a round can't do without it.
+
+    With `benchmarks` also `BENCHMARK_FILES`: where the tournament does not have one, or it stays damaged, that is told
+    in `no_benchmarks`, so that it costs only the recipes that need it.
 
     Raises `DataError` if a file stays damaged, `TransientError` or `RefusedError` if it can't be had,
     `StorageError` if there is no room for it.
@@ -92,7 +107,9 @@ def fetch_files(
         decoded_live=here / "decoded",
     )
     _drop_decoded(found.decoded, keep={found.train.sha256, found.validation.sha256})
-    return found
+    if not benchmarks:
+        return found
+    return _with_benchmarks(found, lambda name: fetched(data, name, verify_parquet))
 
 
 def fetch_live(tournament: Tournament, store: Store, opened: Round, version: str, progress: Progress = silent) -> File:
@@ -108,8 +125,10 @@ def fetch_for_round(
     return _fetch(tournament, f"{version}/{path.name}", path, opened, verify_parquet, always=True, progress=progress)
 
 
-def adopt_files(folder: Path, store: Store, round_number: int | None) -> Files:
+def adopt_files(folder: Path, store: Store, round_number: int | None, *, benchmarks: bool = False) -> Files:
     """Use the files in `folder` (v5.3 layout) where they are; nothing is written there.
+
+    `benchmarks` is as of `fetch_files`.
 
     Raises `InputError` if the folder does not exist, `DataError` naming a file that is missing or of
     another kind, `StorageError` naming one that can't be read.
@@ -122,7 +141,16 @@ def adopt_files(folder: Path, store: Store, round_number: int | None) -> Files:
         raise DataError(f"{features} is missing; the folder must hold features.json and the three parquet files")
     check_features(features)
     decoded = store.data_folder("local") / "decoded"
-    return Files(round=round_number, features=_file(features), decoded=decoded, decoded_live=decoded, **found)
+    files = Files(
+        round=round_number,
+        features=_file(features),
+        train=found["train"],
+        validation=found["validation"],
+        live=found["live"],
+        decoded=decoded,
+        decoded_live=decoded,
+    )
+    return _with_benchmarks(files, lambda name: _adopted_benchmark(folder / name)) if benchmarks else files
 
 
 def check_features(path: Path) -> None:
@@ -130,6 +158,21 @@ def check_features(path: Path) -> None:
     from eraflow.dataset import read_features_json
 
     read_features_json(path)
+
+
+def _with_benchmarks(files: Files, bring: Callable[[str], File]) -> Files:
+    try:
+        return replace(files, benchmarks=tuple(bring(name) for name in BENCHMARK_FILES))
+    except (RefusedError, DataError) as error:
+        logger.warning("%s", error.message)
+        return replace(files, no_benchmarks=error.message)
+
+
+def _adopted_benchmark(path: Path) -> File:
+    if not path.is_file():
+        raise DataError(f"{path} is missing; a recipe with data.residual_of needs {' and '.join(BENCHMARK_FILES)}")
+    verify_parquet(path)
+    return _file(path)
 
 
 def _drop_decoded(folder: Path, keep: set[str]) -> None:

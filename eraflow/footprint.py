@@ -1,6 +1,6 @@
 """How much memory a run of the loop takes, and what would fit where there is less.
 
-Shape letters: B batch, F features, H hidden, K members.
+Shape letters: B batch, F features, H hidden, K members, T targets.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ SHARE = 0.8
 MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 
 
-def bytes_a_row(model: ModelConfig, n_features: int, members: int) -> int:
+def bytes_a_row(model: ModelConfig, n_features: int, members: int, n_targets: int = 1) -> int:
     """What one more row in a step takes in the buffers of `members` and `batches.Batches` [bytes]."""
-    floats, kept = sum(model.hidden) + 1, 0  # what each linear layer gives
+    floats, kept = sum(model.hidden) + n_targets, 0  # what each linear layer gives
     for units in model.hidden:
         floats += units if model.activation == "silu" or not model.batch_norm else 0  # its way back
         floats += 2 * units if model.batch_norm else 0
@@ -36,9 +36,9 @@ def bytes_a_row(model: ModelConfig, n_features: int, members: int) -> int:
     return n_features * (4 + 2) + members * (4 * floats + kept)
 
 
-def bytes_of_weights(model: ModelConfig, n_features: int, members: int) -> int:
+def bytes_of_weights(model: ModelConfig, n_features: int, members: int, n_targets: int = 1) -> int:
     """Weights, slopes and moments, and a checkpoint while it is written [bytes]."""
-    parameters = sum((n_in + 1) * n_out for n_in, n_out in pairwise([n_features, *model.hidden, 1]))
+    parameters = sum((n_in + 1) * n_out for n_in, n_out in pairwise([n_features, *model.hidden, n_targets]))
     parameters += 2 * sum(model.hidden) if model.batch_norm else 0
     parameters += 2 * n_features if model.input_norm else 0
     folded = n_features * model.hidden[0] if model.input_norm else 0
@@ -46,9 +46,9 @@ def bytes_of_weights(model: ModelConfig, n_features: int, members: int) -> int:
 
 
 def members_that_fit(
-    model: ModelConfig, n_features: int, members: int, plan: Plan, training: TrainingConfig, device: torch.device
+    model: ModelConfig, rows: Rows, members: int, plan: Plan, training: TrainingConfig, device: torch.device
 ) -> int:
-    """How many of `members` are to be trained in one pass: all, or fewer where that does not fit into memory.
+    """How many of `members` are to be trained on `rows` in one pass: all, or fewer where that does not fit into memory.
 
     Raises `TrainingError` where not even one fits, with the batch that would.
     """
@@ -57,14 +57,14 @@ def members_that_fit(
         return members
     usable = round(SHARE * free)
     for wanted in range(members, 0, -1):
-        if _bytes_of_a_step(model, n_features, wanted, plan) <= usable:
+        if _bytes_of_a_step(model, rows, wanted, plan) <= usable:
             return wanted
-    left = usable - bytes_of_weights(model, n_features, 1)
-    rows = max(0, left) // bytes_a_row(model, n_features, 1)
-    needed = _bytes_of_a_step(model, n_features, 1, plan)
+    left = usable - bytes_of_weights(model, rows.n_features, 1, rows.n_targets)
+    fitting = max(0, left) // bytes_a_row(model, rows.n_features, 1, rows.n_targets)
+    needed = _bytes_of_a_step(model, rows, 1, plan)
     raise TrainingError(
-        f"a step of {plan.largest:,} rows of {n_features} features must fit into the memory of device {device}, however"
-        f" it takes {_size(needed)} of {_size(usable)} that may be used; {_advice(rows, plan, training)}"
+        f"a step of {plan.largest:,} rows of {rows.n_features} features must fit into the memory of device {device},"
+        f" however it takes {_size(needed)} of {_size(usable)} that may be used; {_advice(fitting, plan, training)}"
     )
 
 
@@ -73,7 +73,7 @@ def way_to(device: torch.device, rows: Rows, model: ModelConfig, members: int, p
     free = free_bytes(device) if device.type == "cuda" else None
     if free is None:
         return "plain"
-    needed = len(rows) * (rows.n_features + 4) + _bytes_of_a_step(model, rows.n_features, members, plan)
+    needed = len(rows) * (rows.n_features + 4 * rows.n_targets) + _bytes_of_a_step(model, rows, members, plan)
     return "resident" if needed <= round(SHARE * free) else "streamed"
 
 
@@ -92,8 +92,9 @@ def free_bytes(device: torch.device) -> int | None:
     return min(free, int(limit) - used) if limit.isdigit() and used is not None else free
 
 
-def _bytes_of_a_step(model: ModelConfig, n_features: int, members: int, plan: Plan) -> int:
-    return bytes_of_weights(model, n_features, members) + plan.largest * bytes_a_row(model, n_features, members)
+def _bytes_of_a_step(model: ModelConfig, rows: Rows, members: int, plan: Plan) -> int:
+    a_row = bytes_a_row(model, rows.n_features, members, rows.n_targets)
+    return bytes_of_weights(model, rows.n_features, members, rows.n_targets) + plan.largest * a_row
 
 
 def _advice(rows: int, plan: Plan, training: TrainingConfig) -> str:

@@ -30,7 +30,10 @@ INFERENCE_ROWS = 2048
 def predict(
     nets: Sequence[Mlp], rows: Rows, *, progress: Progress = silent, stage: str = "predict"
 ) -> npt.NDArray[np.float32]:
-    """Predictions float32 `[K, M]` of networks of one configuration in one pass over `rows`, as in evaluation mode."""
+    """Predictions float32 `[K, M]` of networks of one configuration in one pass over `rows`, as in evaluation mode.
+
+    Of a network that learned several targets they are those of the first.
+    """
     device, largest = next(nets[0].parameters()).device, min(INFERENCE_ROWS, len(rows))
     prediction_KM = torch.empty(len(nets), len(rows), device=device)
     starts = range(0, len(rows), INFERENCE_ROWS)
@@ -66,7 +69,7 @@ class Folded:
 
 
 def _fold(net: Mlp) -> list[tuple[Tensor, Tensor]]:
-    """Weights `[H, G]` and biases `[H]` of linear layers that give, with the activation between, what `net` gives."""
+    """Weights `[H, G]` and biases `[H]` of linear layers that, with activations between, give `net`'s first output."""
     found: list[tuple[Tensor, Tensor]] = []
     (scale, shift), like = ((0.25, 0.5) if net.config.input == "unit" else (1.0, 0.0)), next(net.parameters())
     factor_G, shift_G = like.new_full((net.n_features,), scale), like.new_full((net.n_features,), shift)
@@ -79,4 +82,5 @@ def _fold(net: Mlp) -> list[tuple[Tensor, Tensor]]:
             shift_H = module.weight @ shift_G
             found.append((module.weight * factor_G, shift_H if module.bias is None else module.bias + shift_H))
             factor_G, shift_G = torch.ones_like(shift_H), torch.zeros_like(shift_H)
-    return found
+    weight_HG, bias_H = found[-1]
+    return [*found[:-1], (weight_HG[:1], bias_H[:1])]

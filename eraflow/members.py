@@ -4,7 +4,7 @@ The weights of all members lie in one tensor a layer, so that a batch is gathere
 all of them; every `Mlp` that was given becomes a view of its part. Forward and backward are written out (`layers`):
 a buffer over 32 MB that is allocated in each step is page-faulted in each step, and autograd allocates all of them.
 
-Shape letters: B batch, F features, K members, G and H units of a layer's input and output.
+Shape letters: B batch, F features, K members, G and H units of a layer's input and output, T targets.
 """
 
 from __future__ import annotations
@@ -41,15 +41,18 @@ class Members:
         return [parameter for parameter in self.parameters.values() if parameter.ndim == 2]
 
     def forward(self, code_BF: Tensor) -> Tensor:
-        """Predictions `[B, K]` in training mode; they and all between are overwritten by the next call."""
+        """Predictions `[B, K]` in training mode, `[B, K, T]` of networks with several outputs.
+
+        They and all between are overwritten by the next call.
+        """
         x_KBH = code_BF[None]
         for layer in self._layers:
             x_KBH = layer.forward(x_KBH)
-        return x_KBH[:, :, 0].T
+        return x_KBH[:, :, 0].T if x_KBH.shape[2] == 1 else x_KBH.transpose(0, 1)
 
-    def backward(self, slope_BK: Tensor) -> None:
+    def backward(self, slope: Tensor) -> None:
         """Write each parameter's `grad` for the last batch, from the loss's slope by its predictions."""
-        slope_KBH = slope_BK.T[:, :, None]
+        slope_KBH = slope.T[:, :, None] if slope.ndim == 2 else slope.transpose(0, 1)
         for layer in reversed(self._layers):
             slope_KBH = layer.backward(slope_KBH)
 

@@ -1,15 +1,17 @@
 """Losses, optimisers and schedules by name: the tables that `TrainingConfig` chooses from.
 
 A loss gives its value for each member and its slope by the predictions, written out: autograd's own work would be a
-tenth of a small step. A test holds both against autograd.
+tenth of a small step. A test holds both against autograd. `loss_of` finds the one of a configuration, and where a
+network learns several targets makes it the mean over them.
 
-Shape letters: B batch, K members, E eras.
+Shape letters: B batch, K members, E eras, T targets.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -37,6 +39,16 @@ def era_pearson(prediction_BK: Tensor, target_B: Tensor, sizes: Sequence[int]) -
     eras = zip(torch.split(prediction_BK, parts), torch.split(target_B, parts), strict=True)
     value_EK, slope_EBK = zip(*(_pearson(p_BK, t_B) for p_BK, t_B in eras), strict=True)
     return -torch.stack(value_EK).mean(0), torch.cat(slope_EBK).div_(-len(parts))
+
+
+def loss_of(name: str, n_targets: int) -> Loss:
+    """The loss called `name`; for several targets of predictions `[B, K, T]` and targets `[B, T]`, with slope alike.
+
+    It is the mean over the targets of each one's loss. The first target is known in every row; where another is NaN
+    the row counts nothing for it: mse is the mean over the known rows, 0 without any, and era_pearson correlates those
+    of each era, 0 where they are fewer than two or all equal.
+    """
+    return LOSSES[name] if n_targets == 1 else partial(_mean_over_targets, LOSSES[name], LOSSES_OF_KNOWN[name])
 
 
 def add_l1(matrices: Tensors, l1: float) -> None:
@@ -109,9 +121,46 @@ def _fastai_adam(matrices: Tensors, vectors: Tensors, decay: float, options: dic
     return torch.optim.AdamW(groups, **options)
 
 
+def _mean_over_targets(
+    first: Loss, other: Loss, prediction_BKT: Tensor, target_BT: Tensor, sizes: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """`first` is the loss of the first target, `other` that of each further one, of which some rows may be NaN."""
+    columns = zip(prediction_BKT.unbind(2), target_BT.unbind(1), strict=True)
+    found = [(other if t else first)(p_BK, t_B, sizes) for t, (p_BK, t_B) in enumerate(columns)]
+    value_TK, slope_TBK = zip(*found, strict=True)
+    return torch.stack(value_TK).mean(0), torch.stack(slope_TBK, 2).div_(len(found))
+
+
+# What is not known is a mask and never an index, whose length a GPU would have to tell the host in each step.
+def _mse_of_known(prediction_BK: Tensor, target_B: Tensor, sizes: Sequence[int]) -> tuple[Tensor, Tensor]:  # noqa: ARG001
+    known_B1 = ~target_B.isnan()[:, None]
+    miss_BK = torch.where(known_B1, prediction_BK - target_B[:, None], 0.0)
+    rows = known_B1.sum().clamp(min=1)
+    return miss_BK.square().sum(0) / rows, miss_BK * (2 / rows)
+
+
+def _era_pearson_of_known(prediction_BK: Tensor, target_B: Tensor, sizes: Sequence[int]) -> tuple[Tensor, Tensor]:
+    parts, found = list(sizes), list[tuple[Tensor, Tensor]]()
+    for p_BK, t_B in zip(torch.split(prediction_BK, parts), torch.split(target_B, parts), strict=True):
+        known_B1 = ~t_B.isnan()[:, None]
+        found.append(_pearson_of_centred(_centred(p_BK, known_B1), _centred(t_B[:, None], known_B1)[:, 0]))
+    value_EK, slope_EBK = zip(*found, strict=True)
+    return -torch.stack(value_EK).mean(0), torch.cat(slope_EBK).div_(-len(parts))
+
+
+def _centred(x_BK: Tensor, known_B1: Tensor) -> Tensor:
+    """The known rows less their mean, the others 0; exactly 0 where all that are known are equal."""
+    # From the largest on: a mean of equal numbers may differ from them by rounding, their differences do not.
+    below_BK = torch.where(known_B1, x_BK - torch.where(known_B1, x_BK, -torch.inf).amax(0), 0.0)
+    return torch.where(known_B1, below_BK - below_BK.sum(0) / known_B1.sum().clamp(min=1), 0.0)
+
+
 def _pearson(prediction_BK: Tensor, target_B: Tensor) -> tuple[Tensor, Tensor]:
     """One era's correlation `[K]` and its slope `[B, K]`."""
-    p_BK, t_B = prediction_BK - prediction_BK.mean(0), target_B - target_B.mean()
+    return _pearson_of_centred(prediction_BK - prediction_BK.mean(0), target_B - target_B.mean())
+
+
+def _pearson_of_centred(p_BK: Tensor, t_B: Tensor) -> tuple[Tensor, Tensor]:
     square, product_K = t_B @ t_B, t_B @ p_BK
     root_K = (p_BK.square().sum(0) * square + _TINY).sqrt()
     slope_BK = torch.outer(t_B, 1 / root_K) - p_BK * (product_K * square / root_K**3)
@@ -123,6 +172,7 @@ def _cosine(start: float, end: float, share: float) -> float:
 
 
 LOSSES: dict[str, Loss] = {"mse": mse, "era_pearson": era_pearson}
+LOSSES_OF_KNOWN: dict[str, Loss] = {"mse": _mse_of_known, "era_pearson": _era_pearson_of_known}
 OPTIMIZERS: dict[str, Callable[[Tensors, Tensors, float, dict[str, Any]], torch.optim.Optimizer]] = {
     "adam": _adam,
     "adamw": _adamw,

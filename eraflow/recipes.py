@@ -44,6 +44,11 @@ class DataConfig:
                 f" {', '.join(self.extra_targets)}"
             )
 
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """All that are learned, the one that is predicted first."""
+        return (self.target, *self.extra_targets)
+
 
 @dataclass(frozen=True, kw_only=True)
 class PredictionConfig:
@@ -152,13 +157,15 @@ def resolve(
 ) -> tuple[Recipe, tuple[str, ...]]:
     """`recipe` for files with these feature sets and target columns, and what had to be replaced, in words.
 
-    A missing feature set becomes "all", a missing target "target". Raises `InputError` if that is missing too, or if
-    what is missing was `asked` for by its dotted path: a user who names a column does not mean another.
+    A missing feature set becomes "all", a missing target "target", and a missing extra target is left out. Raises
+    `InputError` if there is no "all" or "target" either, or if what is missing was `asked` for by its dotted path: a
+    user who names a column does not mean another.
     """
     data, notes = recipe.data, list[str]()
     for path, name, known in (
         ("data.feature_set", data.feature_set, feature_sets),
         ("data.target", data.target, targets),
+        *(("data.extra_targets", name, targets) for name in data.extra_targets),
     ):
         if path in asked and name not in known:
             raise InputError(
@@ -176,7 +183,13 @@ def resolve(
         if "target" not in targets:
             raise InputError(f"the data must have the column {data.target} or target, however they have neither")
         notes.append(f"target {data.target} is not in the data; the column target is used")
-        data = replace(data, target="target")
+        # One that was to be learned beside it and now is the target is no longer learned twice.
+        data = replace(
+            data, target="target", extra_targets=tuple(name for name in data.extra_targets if name != "target")
+        )
+    missing = [name for name in data.extra_targets if name not in targets]
+    notes += [f"extra target {name} is not in the data; it is left out" for name in missing]
+    data = replace(data, extra_targets=tuple(name for name in data.extra_targets if name in targets))
     return replace(recipe, data=data), tuple(notes)
 
 
@@ -190,7 +203,7 @@ def describe(recipe: Recipe, n_features: int = 780) -> str:
     from eraflow.models import parameter_count
     from eraflow.training import initial
 
-    network = initial(recipe.model, n_features, recipe.training.seed)
+    network = initial(recipe.model, n_features, recipe.training.seed, len(recipe.data.targets))
     sources = _FASTAI_SOURCES if recipe.name == "fastai-tabular" else {}
     lines = [
         f"{recipe.name}: {(RECIPES[recipe.name].__doc__ or '').strip()}" if recipe.name in RECIPES else recipe.name

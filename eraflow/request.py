@@ -10,16 +10,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from eraflow import recipes
-from eraflow.config import override, suggestion
+from eraflow.config import nearest, override, suggestion
 from eraflow.errors import InputError
 from eraflow.recipes import Recipe
 from eraflow.store import utc_text
+from eraflow.variants import EXCLUDES, variant_of
 from eraflow.weekly_config import WeeklyConfig, read_configuration
 
-# Of each pair exactly one is set, so `--set training.epochs=6` means that steps no longer rule.
-EXCLUDES = {"epochs": "steps", "steps": "epochs", "batch_size": "eras_per_step", "eras_per_step": "batch_size"}
 DEFAULT_RECIPE = "era-pearson"
 
 
@@ -118,4 +118,16 @@ def wanted_recipe(request: Request, name: str) -> Recipe:
     """The recipe `name` with the request's overrides; what one of them excludes is unset."""
     given = request.overrides
     unset = {f"training.{other}": "0" for one, other in EXCLUDES.items() if f"training.{one}" in given}
-    return override(recipes.get(name), {**unset, **given})
+    return override(named_recipe(request.config.variants, name), {**unset, **given})
+
+
+def named_recipe(variants: Mapping[str, Mapping[str, Any]], name: str) -> Recipe:
+    """The variant or recipe called `name`. Raises `InputError` for an unknown name or a wrong variant."""
+    if name in variants:
+        return variant_of(name, variants[name], recipes.get)
+    if name not in recipes.RECIPES:
+        known = [*recipes.RECIPES, *variants]
+        raise InputError(
+            f"a recipe must be one of {', '.join(known)}, however {name!r} was given{nearest(name, known)}"
+        )
+    return recipes.get(name)

@@ -2,7 +2,7 @@
 
 Nothing is copied but the batch (`batches`): refitting on train and validation takes rows from both memory maps.
 
-Shape letters: N rows of a matrix, M rows chosen, F features, B batch.
+Shape letters: N rows of a matrix, M rows chosen, F features, B batch, X extra targets.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ Array = npt.NDArray[Any]
 class Rows:
     """Chosen rows of matrices: codes int8, `target_M` float32 (NaN = missing), `era_M` int32.
 
+    `extra_MX` float32 (NaN = missing) holds what a network learns beside the target; X is 0 where it learns no more.
     Make it with `Rows.of` and `Rows.joined`; choose from it with `labelled`, `by_era` and `take`.
     """
 
@@ -47,6 +48,7 @@ class Rows:
         self._matrix_M, self._row_M = matrix_M, row_M
         self.target_M: npt.NDArray[np.float32] = np.empty(0, np.float32)
         self.era_M: npt.NDArray[np.int32] = np.empty(0, np.int32)
+        self.extra_MX: npt.NDArray[np.float32] = np.empty((0, 0), np.float32)
 
     @classmethod
     def of(
@@ -57,14 +59,20 @@ class Rows:
         *,
         rows: Array | None = None,
         columns: Array | None = None,
+        extra_NX: Array | None = None,
     ) -> Self:
         """`rows` (all by default) and `columns` (all by default, in this order) of one matrix.
 
-        `target_N` None means that no row has a target. Raises `InputError` for unequal lengths.
+        `target_N` None means that no row has a target, `extra_NX` None that there are no extra targets. Raises
+        `InputError` for unequal lengths.
         """
         if len(codes_NF) != len(era_N) or (target_N is not None and len(target_N) != len(era_N)):
             raise InputError(
                 f"codes, target and era must have one length, however {len(codes_NF)} and {len(era_N)} met"
+            )
+        if extra_NX is not None and len(extra_NX) != len(era_N):
+            raise InputError(
+                f"extra targets must have a value a row, however {len(extra_NX)} were given for {len(era_N)} rows"
             )
         row_M = np.arange(len(codes_NF)) if rows is None else np.asarray(rows, np.int64)
         if columns is not None and np.array_equal(columns, np.arange(codes_NF.shape[1])):
@@ -73,20 +81,27 @@ class Rows:
         missing_M = np.full(len(row_M), np.nan, np.float32)
         made.target_M = missing_M if target_N is None else np.asarray(target_N)[row_M].astype(np.float32, copy=False)
         made.era_M = np.asarray(era_N)[row_M].astype(np.int32, copy=False)
+        extra_NX = np.empty((len(era_N), 0), np.float32) if extra_NX is None else np.asarray(extra_NX)
+        made.extra_MX = extra_NX[row_M].astype(np.float32, copy=False)
         return made
 
     @classmethod
     def joined(cls, parts: Sequence[Self]) -> Self:
-        """The rows of `parts`, one after the other. Raises `InputError` if they differ in features."""
+        """The rows of `parts`, one after the other. Raises `InputError` if they differ in features or extra targets."""
         if len({part.n_features for part in parts}) != 1:
             raise InputError(
                 f"all parts must have the same features, however they have {[p.n_features for p in parts]}"
+            )
+        if len({part.n_targets for part in parts}) != 1:
+            raise InputError(
+                f"all parts must have the same extra targets, however they have {[p.n_targets - 1 for p in parts]}"
             )
         offsets = np.cumsum([0, *(len(part._matrices) for part in parts[:-1])])
         matrix_M = np.concatenate([p._matrix_M + np.int8(o) for p, o in zip(parts, offsets, strict=True)])
         made = cls([m for p in parts for m in p._matrices], matrix_M, np.concatenate([p._row_M for p in parts]))
         made.target_M = np.concatenate([part.target_M for part in parts])
         made.era_M = np.concatenate([part.era_M for part in parts])
+        made.extra_MX = np.concatenate([part.extra_MX for part in parts])
         return made
 
     def __len__(self) -> int:
@@ -97,10 +112,20 @@ class Rows:
         codes_NF, columns = self._matrices[0]
         return int(codes_NF.shape[1]) if columns is None else len(columns)
 
+    @property
+    def n_targets(self) -> int:
+        """The target and the extra ones."""
+        return 1 + int(self.extra_MX.shape[1])
+
+    @property
+    def targets(self) -> npt.NDArray[np.float32]:
+        """What a network learns of these rows: `[M]`, or `[M, T]` with extra targets, the target first."""
+        return self.target_M if self.n_targets == 1 else np.column_stack([self.target_M, self.extra_MX])
+
     def take(self, chosen: Array) -> Self:
         """The rows at the positions `chosen`, in that order."""
         made = copy.copy(self)
-        for name in ("_matrix_M", "_row_M", "target_M", "era_M"):
+        for name in ("_matrix_M", "_row_M", "target_M", "era_M", "extra_MX"):
             setattr(made, name, getattr(self, name)[chosen])
         return made
 
@@ -170,6 +195,8 @@ class Rows:
             found.update(repr((codes_NF.shape, None if columns is None else columns.tolist())).encode())
         for array in (self._matrix_M, self._row_M, self.target_M, self.era_M):
             found.update(np.ascontiguousarray(array).data)
+        if self.n_targets > 1:
+            found.update(repr(self.extra_MX.shape).encode() + np.ascontiguousarray(self.extra_MX).tobytes())
         return found.hexdigest()
 
     def _gather(self, matrix: int, row_B: Array, out_BF: npt.NDArray[np.int8]) -> None:

@@ -93,6 +93,7 @@ class Run:
                 "step": self.step,
                 "rows": self.rows,
                 "features": net.n_features,
+                "targets": net.n_targets,
                 "device": str(self.device),
                 "history": [entries[m] for entries in self.epochs],
                 "complete": complete,

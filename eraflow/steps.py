@@ -43,7 +43,8 @@ from eraflow.progress import Progress, silent
 from eraflow.prune import prune
 from eraflow.receipt import Receipt, Source
 from eraflow.recipes import Recipe
-from eraflow.request import Request, wanted_recipe
+from eraflow.references import Benchmark, benchmark_of
+from eraflow.request import Request, recipe_names, wanted_recipe
 from eraflow.result import ModelReport, RoundResult
 from eraflow.rounds import Round, duration_text
 from eraflow.store import Store, exclusive, write_atomically
@@ -71,6 +72,8 @@ class Prepared:
     live: Path
     model_id: str
     round: int | None
+    benchmark: Benchmark | None = None
+    """Which the recipe learns the residual of, if it does."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,15 +183,17 @@ def gather_files(request: Request, opened: Round | None, budget: Budget, progres
     store = Store.open(request.home)
     store.sweep()
     version = request.config.data_version
+    benchmarks = any(wanted_recipe(request, name).data.residual_of for name in recipe_names(request))
     if request.data_from is not None:
-        found = adopt_files(request.data_from, store, opened.number if opened else None)
+        found = adopt_files(request.data_from, store, opened.number if opened else None, benchmarks=benchmarks)
         if opened and request.submit:
             require_same_ids(found.live, fetch_live(Tournament.from_environment(), store, opened, version, progress))
         return found
     tournament = Tournament.from_environment()
     ledger = Ledger(store.ledger_path, tournament.url)
     prune(store, ledger, request.config.fallback.max_age_weeks, datetime.now(UTC))
-    return fetch_files(tournament, store, opened or tournament.current_round(), version, progress)
+    current = opened or tournament.current_round()
+    return fetch_files(tournament, store, current, version, progress, benchmarks=benchmarks)
 
 
 def require_same_ids(live: File, current: File) -> None:
@@ -211,7 +216,10 @@ def require_same_ids(live: File, current: File) -> None:
 
 
 def prepare(request: Request, files: Files, name: str, budget: Budget, progress: Progress = silent) -> Prepared:
-    """Decode what the recipe `name` needs; live first, so that a bad live file is found before hours of training."""
+    """Decode what the recipe `name` needs; live first, so that a bad live file is found before hours of training.
+
+    Raises as `references.benchmark_of` and `dataset.decode` do.
+    """
     progress = budget.guarding(progress)
     sets = read_features_json(files.features.path)
     with ParquetSource(files.train.path) as source:
@@ -220,6 +228,7 @@ def prepare(request: Request, files: Files, name: str, budget: Budget, progress:
     for note in notes:
         logger.warning("recipe %s: %s", name, note)
     features = sets.columns(recipe.data.feature_set)
+    benchmark = benchmark_of(recipe, files)
 
     def decoded(file: File, into: Path, kind: Kind) -> StoredDataset:
         return decode(file.path, into=into, sha256=file.sha256, features=features, kind=kind, progress=progress)
@@ -234,8 +243,9 @@ def prepare(request: Request, files: Files, name: str, budget: Budget, progress:
         train=train.folder,
         validation=validation.folder,
         live=live.folder,
-        model_id=trained.model_id(recipe, train.sha256, validation.sha256, features),
+        model_id=trained.model_id(recipe, train.sha256, validation.sha256, features, benchmark),
         round=files.round,
+        benchmark=benchmark,
     )
 
 
@@ -257,6 +267,7 @@ def train(request: Request, prepared: Prepared, budget: Budget, progress: Progre
             enough=budget.is_over,
             progress=meter.following(progress, TRAINING_STAGES),
             notes=prepared.notes,
+            benchmark=prepared.benchmark,
         )
     return replace(report_of(fitted), costs=meter.costs)
 

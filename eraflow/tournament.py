@@ -18,7 +18,17 @@ from typing import Any, TypeVar
 
 from eraflow import transport
 from eraflow.client import TOURNAMENT, Keys, Queries
-from eraflow.entries import Listed, ScoreEntry, Slot, data_versions, read_listed, read_round, read_score
+from eraflow.entries import (
+    Listed,
+    PayoutTerms,
+    ScoreEntry,
+    Slot,
+    data_versions,
+    read_listed,
+    read_payout,
+    read_round,
+    read_score,
+)
 from eraflow.errors import (
     ClosedError,
     CredentialsError,
@@ -132,6 +142,13 @@ class Tournament:
             if not past:
                 raise closed
             return max(past, key=lambda r: r.number)
+
+    def payout(self, number: int) -> PayoutTerms:
+        """What round `number` pays. Raises `InputError` if the tournament does not list it."""
+        found = self._ask(lambda api: [r for r in api.list_rounds(number=number) if r["number"] == number])
+        if not found:
+            raise InputError(f"round {number} must be one of the tournament's, however it lists none of that number")
+        return self._understood(lambda: read_payout(found[0]))
 
     def slots(self) -> dict[str, Slot]:
         """The account's slots by name. Raises `CredentialsError` if the keys are missing or refused."""

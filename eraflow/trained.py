@@ -23,7 +23,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -37,12 +37,16 @@ from eraflow.models import Mlp
 from eraflow.predictions import combined, rank_uniform
 from eraflow.progress import Progress, silent
 from eraflow.recipes import Recipe, fingerprint
+from eraflow.residual import on_residual
 from eraflow.rows import Rows
 from eraflow.splits import distinct, every_nth, purge, purge_eras
 from eraflow.store import utc_text, write_atomically, write_json
 from eraflow.stored import StoredDataset, matching_target, suffix_days
 from eraflow.training import Fitted, fit, initial, load_fitted, members_at_once
 from eraflow.validation import EraScore, Validated, Validation, require_finite, validate
+
+if TYPE_CHECKING:  # it reads parquet, and training must run where nothing can
+    from eraflow.references import Benchmark
 
 __all__ = ["MODEL", "EraScore", "Trained", "Validation", "load", "model_id", "predict_live", "train"]
 
@@ -92,6 +96,8 @@ class Trained:
     """Whole eras, evenly spread over the hold-out, that tell of the untrained network; None in older files: all."""
     sampled: bool = False
     """There was no time to validate on all eras of the hold-out: `validation` is that of a sample of them."""
+    benchmarks_sha256: tuple[str, ...] = ()
+    """Of the benchmark models' files, where it learned the residual of one of them."""
 
     def members(self) -> list[Mlp]:
         """The networks that predict, in evaluation mode on the recipe's device."""
@@ -103,10 +109,18 @@ class Trained:
         return [self.folder / name for name in self.predicting]
 
 
-def model_id(recipe: Recipe, train_sha256: str, validation_sha256: str, features: Sequence[str]) -> str:
+def model_id(
+    recipe: Recipe,
+    train_sha256: str,
+    validation_sha256: str,
+    features: Sequence[str],
+    benchmark: Benchmark | None = None,
+) -> str:
     """The name of what this recipe gives on these files: `era-pearson-1f2e3d4c5b6a`."""
-    made_from = json.dumps([fingerprint(recipe), train_sha256, validation_sha256, list(features)])
-    return f"{recipe.name}-{hashlib.sha256(made_from.encode()).hexdigest()[:12]}"
+    made_from: list[Any] = [fingerprint(recipe), train_sha256, validation_sha256, list(features)]
+    if benchmark is not None:  # only then, so that other models keep their names
+        made_from.append(list(benchmark.sha256))
+    return f"{recipe.name}-{hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:12]}"
 
 
 def train(
@@ -120,25 +134,30 @@ def train(
     enough: Callable[[], bool] = lambda: False,
     progress: Progress = silent,
     notes: Sequence[str] = (),
+    benchmark: Benchmark | None = None,
 ) -> Trained:
     """Fit each member with the purged hold-out, report it, and refit on everything where the recipe says so.
 
-    The hold-out is every labelled era of `validation`. A whole `folder` of the same recipe and data is loaded.
+    The hold-out is every labelled era of `validation`. With `data.residual_of` a recipe needs the `benchmark`, and what
+    is learned is the residual; the hold-out keeps the target. A whole `folder` of the same recipe and data is loaded.
     When `enough` says so the member at work is cut at its last epoch, members and refits that are not whole are left
     out, and the report is that of a sample of eras, which takes seconds. One process at a time may use `folder`.
-    Raises `DataError` for no labelled rows, `InputError` if the purge leaves no training era or a column is missing,
+    Raises `DataError` for no labelled rows, `InputError` if the purge leaves no training era or a column is missing
+    or the benchmark is not the recipe's,
     `TrainingError` if the training fails, `OutOfTimeError` if there was not even time for one epoch.
     """
-    name = model_id(recipe, train.sha256, validation.sha256, features)
+    _require_benchmark_of(recipe, benchmark)
+    name = model_id(recipe, train.sha256, validation.sha256, features, benchmark)
     if (found := _whole(folder, name)) is not None:
         return found
     equals, purged = _horizon(train, recipe.data.target)
+    purged = max([purged, *(_horizon(train, extra)[1] for extra in recipe.data.extra_targets)])
     holdout = _labelled(validation, recipe, features).by_era()
-    rows = _training_rows(_labelled(train, recipe, features), holdout, purged, recipe.data.era_stride)
+    rows = _training_rows(_taught(train, recipe, features, benchmark), holdout, purged, recipe.data.era_stride)
     fits = _fit_members(recipe, rows, folder, "holdout", progress, enough, holdout=holdout)
     validated = validate(
         [fitted.model for fitted in fits],
-        initial(recipe.model, len(features), recipe.training.seed).to(fits[0].device),
+        initial(recipe.model, len(features), recipe.training.seed, holdout.n_targets).to(fits[0].device),
         holdout,
         neutralize=recipe.prediction.neutralize,
         enough=enough,
@@ -147,7 +166,8 @@ def train(
     )
     refits: list[Fitted] = []
     if recipe.training.refit and _are_whole(fits, recipe):
-        both = Rows.joined([_labelled(train, recipe, features), holdout])
+        newest = holdout if benchmark is None else _taught(validation, recipe, features, benchmark).by_era()
+        both = Rows.joined([_taught(train, recipe, features, benchmark), newest])
         both = _of_eras(both, every_nth(both.era_M, recipe.data.era_stride))
         with suppress(OutOfTimeError):  # then those that were fitted without the hold-out predict
             refits = _fit_members(recipe, both, folder, "final", progress, enough, steps=fits[0].steps)
@@ -178,6 +198,7 @@ def train(
         cut=not _are_whole(chosen, recipe) or (recipe.training.refit and kind != "final"),
         data_version=data_version,
         made_at_utc=utc_text(datetime.now(UTC)),
+        benchmarks_sha256=benchmark.sha256 if benchmark else (),
     )
     write_atomically(folder / RECIPE, to_toml(to_table(recipe)).encode())
     write_json(folder / MODEL, _to_json(made))
@@ -198,6 +219,7 @@ def load(folder: Path) -> Trained:
             histories=tuple(tuple(history) for history in told.pop("histories")),
             notes=tuple(told.pop("notes")),
             predicting=tuple(told.pop("predicting")),
+            benchmarks_sha256=tuple(told.pop("benchmarks_sha256", ())),
             **told,
         )
     except (OSError, ValueError, KeyError, TypeError, InputError) as error:
@@ -254,15 +276,41 @@ def _horizon(stored: StoredDataset, target: str) -> tuple[str | None, int]:
 
 
 def _labelled(stored: StoredDataset, recipe: Recipe, features: Sequence[str]) -> Rows:
-    """All rows of the file that have the recipe's target."""
-    target_N = stored.column(recipe.data.target)
-    found = Rows.of(stored.codes_NF, target_N, stored.era_N, columns=stored.columns(features)).labelled()
+    """All rows of the file that have the recipe's target, with the extra targets that it learns."""
+    target_N, columns = stored.column(recipe.data.target), stored.columns(features)
+    extra_NX = stored.target_NT[:, [stored.target_column(name) for name in recipe.data.extra_targets]]
+    found = Rows.of(stored.codes_NF, target_N, stored.era_N, columns=columns, extra_NX=extra_NX).labelled()
     if not len(found):
         raise DataError(
             f"{stored.source} must have rows with the target {recipe.data.target}, however none of its"
             f" {stored.rows} rows has one; give newer data or another data.target"
         )
     return found
+
+
+def _taught(stored: StoredDataset, recipe: Recipe, features: Sequence[str], benchmark: Benchmark | None) -> Rows:
+    """The rows of the file that the recipe learns: `_labelled`, with the residual for the target if there is one."""
+    labelled = _labelled(stored, recipe, features)
+    if benchmark is None:
+        return labelled
+    known_N = ~np.isnan(stored.column(recipe.data.target))
+    found = on_residual(labelled, benchmark.of(stored)[known_N])
+    if not len(found):
+        raise DataError(
+            f"{stored.source} must have rows with the target {recipe.data.target} and a prediction of"
+            f" {benchmark.column}, however no era has two; fetch the files of benchmark models again, or leave out"
+            " data.residual_of"
+        )
+    return found
+
+
+def _require_benchmark_of(recipe: Recipe, benchmark: Benchmark | None) -> None:
+    wanted, given = recipe.data.residual_of, benchmark.column if benchmark else ""
+    if wanted != given:
+        raise InputError(
+            f"the benchmark of {recipe.name} must be {wanted or 'none'} (data.residual_of), however it is"
+            f" {given or 'none'}; give that one"
+        )
 
 
 def _training_rows(labelled: Rows, holdout: Rows, purged: int, stride: int) -> Rows:

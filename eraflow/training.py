@@ -9,7 +9,7 @@ told `enough` is cut at that epoch. torch's global state is not touched.
 
 Imports torch, numpy and the standard library alone.
 
-Shape letters: N rows of a matrix, M rows chosen, F features, B batch, K members, E eras.
+Shape letters: N rows of a matrix, M rows chosen, F features, B batch, K members, E eras, T targets.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from eraflow.gauge import Gauge
 from eraflow.inference import predict
 from eraflow.members import Members
 from eraflow.models import Mlp, ModelConfig
-from eraflow.optimization import LOSSES, SCHEDULES, add_l1, optimizer_for, set_rate
+from eraflow.optimization import LOSSES, SCHEDULES, add_l1, loss_of, optimizer_for, set_rate
 from eraflow.progress import Progress, silent
 from eraflow.rows import Plan, Rows
 from eraflow.runs import CHECKPOINT, FINISHED, FORMAT, Run, are_finished, part, read
@@ -143,8 +143,9 @@ class Fitted:
     model: Mlp
     """In evaluation mode, on `device`."""
     history: tuple[dict[str, Any], ...]
-    """An entry an epoch: epoch, step, train_loss, learning_rate, seconds (its share of the time so far), and of a
-    hold-out's examined eras validation_loss, spearman_mean, undefined, eras."""
+    """An entry an epoch: epoch, step, train_loss (the mean over the targets that are learned), learning_rate, seconds
+    (its share of the time so far), and of a hold-out's examined eras, for the first target alone, validation_loss,
+    spearman_mean, undefined, eras."""
     steps: int
     rows: int
     """Distinct training rows."""
@@ -168,38 +169,40 @@ def fit(
 ) -> list[Fitted]:
     """Fit a member for each of `seeds` to the labelled ones of `rows`; what is in `folders` is loaded or gone on from.
 
-    `steps` replaces the length that `training` gives. With a `holdout`, loss and mean Spearman by era are taken on a
-    sample of its eras after each epoch. `enough` is asked before each step: once it says so, what the last whole epoch
-    gave is returned. Raises `TrainingError` for no labelled rows, too little memory, or a loss or weight that is not
-    finite; `InputError` for a device that is not there; `OutOfTimeError` if there is no whole epoch to return.
+    Where `rows` have extra targets the networks have an output for each beside that of the target. `steps` replaces the
+    length that `training` gives. With a `holdout`, loss and mean Spearman by era are taken on a sample of its eras
+    after each epoch. `enough` is asked before each step: once it says so, what the last whole epoch gave is returned.
+    Raises `TrainingError` for no labelled rows, too little memory, or a loss or weight that is not finite; `InputError`
+    for a device that is not there; `OutOfTimeError` if there is no whole epoch to return.
     """
     device, rows = pick_device(training.device), _usable(rows, training)
     plan = Plan(rows, training, steps)
     identities = _identities(model, training, seeds, rows, plan.steps)
     if are_finished(folders, identities):
         return [load_fitted(folder, model, training.device) for folder in folders]
-    _require_fit(plan, model, training, rows.n_features, len(seeds), device)
+    _require_fit(plan, model, training, rows, len(seeds), device)
     masks = [torch.Generator(device).manual_seed(seed + 1) for seed in seeds]
-    members = Members([initial(model, rows.n_features, seed).to(device) for seed in seeds], plan.largest, masks)
+    nets = [initial(model, rows.n_features, seed, rows.n_targets).to(device) for seed in seeds]
+    members = Members(nets, plan.largest, masks)
     optimizer = optimizer_for(training, members.matrices, members.vectors)
     run = Run(members.nets, optimizer, masks, folders, identities, len(rows))
-    loss_of, schedule = LOSSES[training.loss], SCHEDULES[training.schedule]
-    exam = None if holdout is None else Exam(holdout, loss_of, plan.rows_an_epoch)
+    loss, schedule = loss_of(training.loss, rows.n_targets), SCHEDULES[training.schedule]
+    exam = None if holdout is None else Exam(holdout, LOSSES[training.loss], plan.rows_an_epoch)
     batches = Batches(rows, plan.largest, device, way_to(device, rows, model, len(seeds), plan))
     full_speed = full_rows_a_second(model, rows.n_features, len(seeds), plan, device)
     gauge = Gauge(progress, stage, steps=plan.steps, seconds=run.seconds, device=device, full_speed=full_speed)
 
-    for step, sizes, code_BF, target_B in batches.of(read_ahead.steps(rows, plan, run.step, batches.way)):
+    for step, sizes, code_BF, target in batches.of(read_ahead.steps(rows, plan, run.step, batches.way)):
         if enough():
             run.cut(stage)
             return _fitted(run, complete=False)
         rate = set_rate(optimizer, *schedule(training, step, plan.steps))
-        loss_K, slope_BK = loss_of(members.forward(code_BF), target_B, sizes)
-        members.backward(slope_BK)
+        loss_K, slope = loss(members.forward(code_BF), target, sizes)
+        members.backward(slope)
         if training.l1:
             add_l1(members.matrices, training.l1)
         optimizer.step()
-        gauge.add(step, loss_K, len(target_B))
+        gauge.add(step, loss_K, len(target))
         if plan.ends_epoch(step):
             entries = gauge.entries(step, rate, [] if exam is None else exam.of(members.nets))
             run.keep(step + 1, entries)
@@ -208,15 +211,15 @@ def fit(
     return _fitted(run)
 
 
-def initial(model: ModelConfig, n_features: int, seed: int) -> Mlp:
-    """The network before any training, on the CPU: what `fit` starts from with this seed."""
-    return Mlp(model, n_features, 1, torch.Generator().manual_seed(seed))
+def initial(model: ModelConfig, n_features: int, seed: int, n_targets: int = 1) -> Mlp:
+    """The network before any training, on the CPU: what `fit` starts from with this seed, an output a target."""
+    return Mlp(model, n_features, n_targets, torch.Generator().manual_seed(seed))
 
 
 def load_fitted(folder: Path, model: ModelConfig, device: str = "auto") -> Fitted:
     """What `fit` finished, or was cut at, in `folder`. Raises `TrainingError` if it is not there or not readable."""
     tensors, told = read(folder / FINISHED)
-    net = initial(model, told["features"], 0)
+    net = initial(model, told["features"], 0, told.get("targets", 1))  # which older files do not tell
     net.load_state_dict(part(tensors, "model."))
     net.to(pick_device(device)).eval()
     return Fitted(
@@ -251,7 +254,7 @@ def members_at_once(rows: Rows, model: ModelConfig, training: TrainingConfig, me
     """How many of `members` are best trained in one pass over `rows`. Raises as `fit` does where not even one fits."""
     device, rows = pick_device(training.device), _usable(rows, training)
     plan = Plan(rows, training, None)
-    fitting = members_that_fit(model, rows.n_features, members, plan, training, device)
+    fitting = members_that_fit(model, rows, members, plan, training, device)
     return 1 if device.type == "cpu" and plan.largest * sum(model.hidden) > LARGE_STEP else fitting
 
 
@@ -263,14 +266,14 @@ def _usable(rows: Rows, training: TrainingConfig) -> Rows:
 
 
 def _require_fit(
-    plan: Plan, model: ModelConfig, training: TrainingConfig, n_features: int, members: int, device: torch.device
+    plan: Plan, model: ModelConfig, training: TrainingConfig, rows: Rows, members: int, device: torch.device
 ) -> None:
     if plan.smallest < 2 and (model.batch_norm or model.input_norm):
         raise TrainingError(
             "batch norm needs two rows in each step, however one step has a single row; set training.drop_last=true"
             " or another training.batch_size"
         )
-    fitting = members_that_fit(model, n_features, members, plan, training, device)
+    fitting = members_that_fit(model, rows, members, plan, training, device)
     if fitting < members:
         raise TrainingError(
             f"members trained in one pass must fit into the memory of device {device}, however {members} do not;"

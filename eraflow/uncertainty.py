@@ -1,7 +1,8 @@
 """How sure a mean of scores by era is, and whether two recipes differ.
 
 Read `interval` first: eras overlap, so their scores are not independent, and everything here rests on its standard
-error. Then `seed_noise`, which adds what another seed would change, and `difference` and `differences`, which compare.
+error. Then `seed_noise`, which adds what another seed would change, `difference` and `differences`, which compare, and
+`share`, which sets a score against the best one that is possible.
 The coverage of all of them is measured by `python -m benchmarks.coverage` and told in docs/validation.md.
 
 The formula (source: our own simulation). Two eras k weeks apart share 1 - k/h of their target's days, where h is the
@@ -243,6 +244,41 @@ def differences(
         pair: replace(one, adjusted_p_value=p, comparisons=len(pairs))
         for pair, one, p in zip(pairs, found, adjusted, strict=True)
     }
+
+
+def share(
+    score: Any, oracle_E: Any, era_E: Any, *, horizon_eras: int, fold_E: Any = None, level: float = 0.95
+) -> Interval:
+    """What share of the oracle's mean the scores' mean is, on the eras that both have; 1 is the oracle itself.
+
+    `score` is `[E]`, one trained model, or `[S, E]`, a recipe, as in `difference`; `oracle_E` what could be scored at
+    best. With r the ratio of the means, the interval is that of the mean of (score - r · oracle) / mean(oracle), around
+    r (source: the ratio estimator of survey sampling, linearised by the delta method). So it assumes what `interval`
+    and `seed_noise` do, and that the oracle's mean is known well: its own error counts to first order alone. Where the
+    oracle's interval does not lie above 0 the share is undefined, NaN. Errors as in `interval` and `seed_noise`.
+
+    >>> print(share([0.01, 0.03, 0.02, 0.03], [0.04, 0.06, 0.05, 0.05], [1, 2, 3, 4], horizon_eras=1))
+    0.4500 (95 % interval 0.2361 to 0.6639)
+    """
+    score_SE, oracle_E = np.atleast_2d(_numbers(score)), np.atleast_1d(_numbers(oracle_E))
+    if oracle_E.shape != score_SE.shape[1:]:
+        raise InputError(
+            f"the oracle must have a score for each era, however the shapes are {oracle_E.shape} and {score_SE.shape}"
+        )
+    lacking_E = np.isnan(score_SE).any(0) | np.isnan(oracle_E)
+    known_E = np.where(lacking_E, np.nan, oracle_E)
+    best = interval(known_E, era_E, horizon_eras=horizon_eras, level=level)
+    if not best.low > 0:
+        nan, why = math.nan, f"the oracle's own mean of {best.mean:.4f} is not above 0 for certain"
+        unknown = replace(best, mean=nan, low=nan, high=nan, standard_error=nan, naive_standard_error=nan)
+        return replace(unknown, lacking=best.lacking or why)
+    ratio = float(score_SE[:, ~lacking_E].mean()) / best.mean
+    rest_SE = (score_SE - ratio * known_E) / best.mean
+    if len(rest_SE) == 1:
+        found = interval(rest_SE[0], era_E, horizon_eras=horizon_eras, level=level)
+    else:
+        found = seed_noise(rest_SE, era_E, horizon_eras=horizon_eras, fold_E=fold_E, level=level).interval
+    return replace(found, mean=ratio, low=found.low + ratio, high=found.high + ratio)
 
 
 def holm(p_values: list[float]) -> list[float]:

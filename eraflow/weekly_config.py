@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
+from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from eraflow.config import build, read_toml
@@ -114,7 +115,9 @@ class WeeklyConfig:
     data_version: str = "v5.3"
     """The tournament's data version, a folder of its file names."""
     slots: Mapping[str, str] = field(default_factory=dict)
-    """Slot (the account's model name in tournament 8) -> recipe."""
+    """Slot (the account's model name in tournament 8) -> recipe, or one of `variants`."""
+    variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Name -> the `recipe` that it changes, and the tables of values that it changes."""
     submission: SubmissionConfig = field(default_factory=SubmissionConfig)
     fallback: FallbackConfig = field(default_factory=FallbackConfig)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from dataclasses import replace
+from dataclasses import asdict, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from eraflow.errors import InputError
 from flows.terminal import complain, show
 
 if TYPE_CHECKING:
-    from eraflow.study.config import StudyConfig
+    from eraflow.study.config import PayoutConfig, StudyConfig
     from eraflow.study.plan import Study
     from eraflow.study.run import Found
 
@@ -34,8 +35,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--chunk-eras", type=int, metavar="N", help="eras that one fold validates")
     parser.add_argument("--folds", type=int, metavar="N", help="folds, counted back from the last era")
     parser.add_argument("--purge-eras", type=int, metavar="N", help="in place of what the target's horizon asks for")
+    parser.add_argument("--horizon-eras", type=int, metavar="N", help="eras a target reaches over, for intervals")
+    parser.add_argument("--reserved-from", type=int, metavar="ERA", help="no fold touches this era or a later one")
+    parser.add_argument("--reserve", action="store_true", help="validate the reserved eras and them alone, once")
+    parser.add_argument(
+        "--payout-of", type=int, metavar="ROUND", help="ask the tournament for the multipliers of this round"
+    )
     parser.add_argument("--runner", choices=("in turn", "process", "dask"), help="how units of work are run")
-    parser.add_argument("--workers", type=int, metavar="N", help="units at once")
+    parser.add_argument("--workers", type=int, metavar="N", help="units at once, each with its share of the cores")
     parser.add_argument("--benchmark", metavar="COLUMN", help="of the benchmark models' files, for BMC")
 
 
@@ -61,6 +68,11 @@ def _planned(options: argparse.Namespace) -> Study:
     from eraflow.study.plan import plan
 
     config = _changed(read_study(options.file) if options.file else StudyConfig(), options)
+    if config.runner == "dask" and find_spec("prefect_dask") is None:
+        raise InputError(
+            'runner = "dask" needs prefect-dask, however it is not installed; pip install'
+            " 'eraflow[dask]', or choose another runner"
+        )
     store = Store.open(default_home(os.environ))
     found = files_of(options.data_from.resolve() if options.data_from else None, store)
     return plan(
@@ -75,7 +87,12 @@ def _planned(options: argparse.Namespace) -> Study:
 
 def _changed(config: StudyConfig, options: argparse.Namespace) -> StudyConfig:
     """The configuration with what the flags say."""
-    folds = {"chunk_eras": options.chunk_eras, "number": options.folds, "purge_eras": options.purge_eras}
+    folds = {
+        "chunk_eras": options.chunk_eras,
+        "number": options.folds,
+        "purge_eras": options.purge_eras,
+        "reserved_from": options.reserved_from,
+    }
     parts: dict[str, Any] = {
         "recipes": tuple(name for name in options.recipes.split(",") if name) if options.recipes else None,
         "seeds": options.seeds,
@@ -85,9 +102,20 @@ def _changed(config: StudyConfig, options: argparse.Namespace) -> StudyConfig:
         "runner": options.runner,
         "workers": options.workers,
         "folds": replace_given(config.folds, folds),
+        "horizon_eras": options.horizon_eras,
+        "reserve": options.reserve or None,
+        "payout": _payout_of(options.payout_of) if options.payout_of is not None else None,
     }
     changed: StudyConfig = replace_given(config, parts)
     return changed
+
+
+def _payout_of(number: int) -> PayoutConfig:
+    """What the tournament says that the round pays."""
+    from eraflow.study.config import PayoutConfig
+    from eraflow.tournament import Tournament
+
+    return PayoutConfig(**asdict(Tournament.from_environment(os.environ).payout(number)))
 
 
 def replace_given(value: Any, parts: dict[str, Any]) -> Any:
@@ -111,6 +139,9 @@ def _run(opened: Study) -> dict[str, str]:
 
 
 def _show(found: Found, options: argparse.Namespace) -> None:
+    """Write the page; then what the study came to, with where the page lies."""
+    from eraflow.study.page import write_page
     from eraflow.study.text import json_object, text
 
-    show(json.dumps(json_object(found)) if options.json else text(found))
+    report = str(write_page(found))
+    show(json.dumps(json_object(found) | {"report": report}) if options.json else f"{text(found)}\n\nreport: {report}")

@@ -5,8 +5,10 @@
     model-<recipe>    how good the model is, against the last one
     checks            what the predictions were judged by
     scores            how past rounds scored
+    study             which of a study's recipes is better
 
-What each says stands in `eraflow.dashboard`. Whatever fails here is logged and costs nothing else.
+What each says stands in `eraflow.dashboard`, and of a study in `eraflow.study.answer`. Whatever fails here is logged
+and costs nothing else.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import httpx
 from prefect.artifacts import Artifact, create_markdown_artifact, create_table_artifact
@@ -38,6 +40,9 @@ from eraflow.rounds import Round
 from eraflow.store import Store
 from eraflow.verdict import verdict
 from tasks.health import answers
+
+if TYPE_CHECKING:
+    from eraflow.study.run import Found
 
 logger = logging.getLogger("eraflow")
 
@@ -107,6 +112,13 @@ def model(report: ModelReport) -> None:
 def scores(sentence: str, markdown_table: str, png: bytes | None) -> None:
     """Key `scores`: how past rounds scored."""
     _put("scores", lambda: dashboard.scores(sentence, markdown_table, png))
+
+
+def study(find: Callable[[], Found]) -> None:
+    """Key `study`: which of a study's recipes is better; what it came to is found only where somebody can see it."""
+    from eraflow.study.answer import study_answer  # what a study needs, a round does not
+
+    _put("study", lambda: study_answer(find()))
 
 
 def checks(result: RoundResult) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from prefect import task
 
+from eraflow.errors import StorageError
 from eraflow.progress import silent
 from eraflow.study import units
 from eraflow.study.plan import open_study
@@ -20,3 +21,13 @@ def do(folder: Path, key: str, name: str, threads: int) -> float:  # noqa: ARG00
     study = open_study(folder)
     unit = next(unit for unit in study.units if unit.key == key)
     return units.do(study, unit, silent).seconds
+
+
+def missing(folder: Path) -> str:
+    """What of the study in `folder` this process does not see under its path; "" if it sees all."""
+    try:
+        study = open_study(folder)
+    except StorageError as error:
+        return str(error)
+    unseen = [path for path in (study.features_file, *study.parts) if not path.exists()]
+    return f"{unseen[0]} is not there" if unseen else ""

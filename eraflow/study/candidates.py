@@ -18,18 +18,18 @@ import numpy as np
 import numpy.typing as npt
 
 from eraflow import recipes
-from eraflow.config import build, nearest, to_table
+from eraflow.config import nearest
 from eraflow.errors import InputError
 from eraflow.inference import predict
 from eraflow.predictions import combined
 from eraflow.progress import Progress, silent
 from eraflow.recipes import DataConfig, Recipe
-from eraflow.request import EXCLUDES
 from eraflow.rows import Rows
 from eraflow.study.boosting import BoostingConfig, fit_boosting, predict_boosting
 from eraflow.study.config import StudyConfig
 from eraflow.study.ridge import RidgeConfig, fit_ridge
 from eraflow.training import Fitted, fit, members_at_once
+from eraflow.variants import variant_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,35 +123,18 @@ def _networks(
 
 
 def _data(data: DataConfig, config: StudyConfig) -> DataConfig:
-    return replace(data, target=config.target or data.target, feature_set=config.feature_set or data.feature_set)
+    try:
+        return replace(data, target=config.target or data.target, feature_set=config.feature_set or data.feature_set)
+    except ValueError as error:
+        raise InputError(f"data.{error}") from error
 
 
 def _found(name: str, variants: Mapping[str, Mapping[str, Any]]) -> Candidate:
     if name in variants:
-        return _variant(name, variants[name])
+        return variant_of(name, variants[name], lambda base: _found(base, {}))
     if name in RIVALS:
         return RIVALS[name]()
     known = [*recipes.RECIPES, *RIVALS, *variants]
     if name not in recipes.RECIPES:
         raise InputError(f"recipes must be of {', '.join(known)}, however {name!r} was given{nearest(name, known)}")
     return recipes.get(name)
-
-
-def _variant(name: str, tables: Mapping[str, Any]) -> Candidate:
-    """The candidate that a variant changes, with its changes and its own name."""
-    here = f"variants.{name}"
-    if not isinstance(base := tables.get("recipe"), str):
-        raise InputError(f"{here}.recipe must name the recipe that it changes, however it does not")
-    changed = to_table(_found(base, {}))
-    for part, values in tables.items():
-        if part == "recipe":
-            continue
-        if not isinstance(values, Mapping):
-            raise InputError(f"{here}.{part} must be a table of values, however it is {values!r}")
-        table = changed.setdefault(part, {})
-        for one, other in EXCLUDES.items():
-            if part == "training" and one in values:
-                table.pop(other, None)
-        table.update(values)
-    kind = type(_found(base, {}))
-    return replace(build(kind, changed, here), name=name)

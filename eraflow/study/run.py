@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,9 +12,9 @@ import numpy.typing as npt
 
 from eraflow.errors import EraflowError
 from eraflow.progress import Progress, silent
+from eraflow.references import META_MODEL, reference
 from eraflow.rounds import duration_text
 from eraflow.study.plan import Study, Unit
-from eraflow.study.references import META_MODEL, reference
 from eraflow.study.scores import BMC, MMC, Scores, score
 from eraflow.study.units import Done, do, find
 from eraflow.study.verdict import Verdict, judge
@@ -54,20 +53,28 @@ def references_of(study: Study) -> dict[str, list[npt.NDArray[Any]]]:
 
 
 class Watch:
-    """What ended how, told as it goes with the time that is left by the units so far."""
+    """What ended how, told as it goes with the time that is left by what the units of each candidate took so far."""
 
     def __init__(self, study: Study, progress: Progress = silent) -> None:
         self.study, self.progress, self.errors = study, progress, dict[str, str]()
-        self.ended_units, self.started = 0, time.perf_counter()
-        self.found_before = sum(find(study, unit) is not None for unit in study.units)
+        self.seconds: dict[str, list[float]] = {}
+        """Candidate -> what its units took that are there."""
+        self.waiting = {unit.key: unit for unit in study.units}
+        before = [self._note(unit) for unit in study.units]
+        self.found_before = sum(before)
 
     def ended(self, unit: Unit, error: BaseException | None = None) -> None:
         """Note the end of `unit`; `error` is what it failed with."""
-        self.ended_units += 1
+        if self.waiting.pop(unit.key, None) is not None and error is None:
+            self._note(unit)
         if error is not None:
             self.errors[unit.key] = f"{unit.name}: {_said(error)}"
             logger.warning("%s failed: %s", unit.name, _said(error))
         self.progress("study", self.ended_units, len(self.study.units), f"{unit.name}{self._left()}")
+
+    @property
+    def ended_units(self) -> int:
+        return len(self.study.units) - len(self.waiting)
 
     @property
     def sentence(self) -> str:
@@ -76,11 +83,21 @@ class Watch:
         failed = f"; {len(self.errors)} failed: {next(iter(self.errors.values()))}" if self.errors else ""
         return f"{self.ended_units - len(self.errors)} of {len(self.study.units)} units are there{kept}{failed}"
 
+    def _note(self, unit: Unit) -> bool:
+        done = find(self.study, unit)
+        if done is not None:
+            self.seconds.setdefault(unit.candidate.name, []).append(done.seconds)
+        return done is not None
+
     def _left(self) -> str:
-        fresh, left = self.ended_units - self.found_before, len(self.study.units) - self.ended_units
-        if fresh <= 0 or not left:
+        """The longest-known candidates stand in for one of which nothing has ended yet."""
+        means = {name: sum(all_s) / len(all_s) for name, all_s in self.seconds.items()}
+        if not self.waiting or not means:
             return ""
-        return f", about {duration_text((time.perf_counter() - self.started) / fresh * left)} left"
+        anyhow = sum(means.values()) / len(means)
+        left_s = sum(means.get(unit.candidate.name, anyhow) for unit in self.waiting.values())
+        at_once = 1 if self.study.config.runner == "in turn" else self.study.config.workers
+        return f", about {duration_text(left_s / at_once)} left"
 
 
 def run(study: Study, references: Mapping[str, Sequence[npt.NDArray[Any]]], progress: Progress = silent) -> Found:

@@ -7,18 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from eraflow.folds import Fold
+from eraflow.predictions import ensemble
 from eraflow.prepared import NUMERAI_CORR, SPEARMAN, PreparedScores
 from eraflow.study.config import PayoutConfig
+from eraflow.study.exposure import EXPOSURE_MAX, EXPOSURE_RMS, FNC, exposure_scores
 from eraflow.study.plan import Study, Unit
 from eraflow.study.units import Done
 
 F64 = npt.NDArray[np.float64]
-MMC, BMC, PAYOUT = "mmc", "bmc", "payout"
-METRICS = (SPEARMAN, NUMERAI_CORR, MMC, BMC, PAYOUT)
+Columns = dict[tuple[str, int], list[dict[int, Unit]]]
+MMC, BMC, PAYOUT, BENCHMARK_CORR = "mmc", "bmc", "payout", "benchmark_corr"
+METRICS = (PAYOUT, NUMERAI_CORR, MMC, BMC, FNC, SPEARMAN, BENCHMARK_CORR, EXPOSURE_MAX, EXPOSURE_RMS)
+"""In the order in which they are told; the last three describe a candidate, and more of them is not better."""
+DESCRIBING = (BENCHMARK_CORR, EXPOSURE_MAX, EXPOSURE_RMS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,29 +55,18 @@ def score(
     `references` are "mmc" and "bmc" for the stored files of the study, each as `references.reference` gives it.
     """
     unfinished = _unfinished(study, done, errors or {})
-    names = [one.name for one in study.candidates if one.name not in unfinished]
-    eras, folds, found, together = [], [], list[dict[str, F64]](), list[F64]()
-    columns = _columns(study, names)
-    for fold in study.folds if names else ():
-        target_M, era_M, reference_M = _rows_of(study, fold.validation_E, references)
-        prepared = PreparedScores(target_M, era_M, reference_M)
-        prediction_MK = np.stack([done[by_fold[fold.number].key].prediction_M for by_fold in columns.values()], axis=1)
-        found.append(prepared(prediction_MK))
-        eras.append(prepared.era_E)
-        folds.append(np.full(len(prepared.era_E), fold.number))
-        together.append(_correlations(prediction_MK, era_M))
-    if not names:
-        return Scores(
-            era_E=np.empty(0, np.int64), fold_E=np.empty(0, np.int64), by_metric={}, correlation={},
-            unfinished=unfinished,
-        )  # fmt: skip
-    joined = {name: np.concatenate([one[name] for one in found]) for name in found[0]}
+    columns = _columns(study, unfinished)
+    if not columns:
+        nothing = np.empty(0, np.int64)
+        return Scores(era_E=nothing, fold_E=nothing, by_metric={}, correlation={}, unfinished=unfinished)
+    parts = [_scored(study, fold, columns, done, references) for fold in study.folds]
+    joined = {name: np.concatenate([one.by_name[name] for one in parts]) for name in parts[0].by_name}
     joined[PAYOUT] = payout(joined[NUMERAI_CORR], joined.get(MMC), study.config.payout)
     return Scores(
-        era_E=np.concatenate(eras).astype(np.int64),
-        fold_E=np.concatenate(folds),
+        era_E=np.concatenate([one.era_E for one in parts]).astype(np.int64),
+        fold_E=np.concatenate([np.full(len(one.era_E), one.fold.number) for one in parts]),
         by_metric=_by_candidate(joined, list(columns)),
-        correlation=_pairs(np.mean(together, axis=0), list(columns), names),
+        correlation=_pairs(np.mean([one.together_KK for one in parts], axis=0), list(columns)),
         unfinished=unfinished,
     )
 
@@ -82,12 +78,53 @@ def payout(corr: F64, mmc: F64 | None, config: PayoutConfig) -> F64:
     return np.clip(config.factor * total, -config.clip, config.clip)
 
 
-def _columns(study: Study, names: Sequence[str]) -> dict[tuple[str, int], dict[int, Unit]]:
-    """(candidate, seed) -> fold -> unit."""
-    found: dict[tuple[str, int], dict[int, Unit]] = {}
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Scored:
+    """One fold."""
+
+    fold: Fold
+    era_E: npt.NDArray[np.int64]
+    by_name: Mapping[str, F64]
+    """Metric -> `[E, K]`."""
+    together_KK: F64
+
+
+def _scored(
+    study: Study, fold: Fold, columns: Columns, done: Mapping[str, Done], references: Mapping[str, Sequence[F64]]
+) -> _Scored:
+    target_M, era_M, reference_M = _rows_of(study, fold.validation_E, references)
+    prepared = PreparedScores(target_M, era_M, reference_M)
+    units_K = [[by_fold[fold.number] for by_fold in members] for members in columns.values()]
+    prediction_MK = np.stack([_prediction(units, done, era_M) for units in units_K], axis=1)
+    by_name = prepared(prediction_MK)
+    if BMC in reference_M:
+        by_name[BENCHMARK_CORR] = PreparedScores(reference_M[BMC], era_M)(prediction_MK, (SPEARMAN,))[SPEARMAN]
+    by_name |= exposure_scores(study, fold.validation_E, prediction_MK, [_told(units) for units in units_K])
+    return _Scored(fold=fold, era_E=prepared.era_E, by_name=by_name, together_KK=_correlations(prediction_MK, era_M))
+
+
+def _prediction(units: Sequence[Unit], done: Mapping[str, Done], era_M: npt.NDArray[np.int32]) -> npt.NDArray[Any]:
+    """Of one unit, or the mean rank of several; always ranks."""
+    predictions = [done[unit.key].prediction_M for unit in units]
+    return predictions[0] if len(units) == 1 else ensemble(predictions, era_M)
+
+
+def _told(units: Sequence[Unit]) -> str:
+    return "+".join(unit.key for unit in units)
+
+
+def _columns(study: Study, unfinished: Mapping[str, str]) -> Columns:
+    """(candidate or ensemble, seed) -> for each of its members fold -> unit; only what is finished."""
+    alone: dict[tuple[str, int], dict[int, Unit]] = {}
     for unit in study.units:
-        if unit.candidate.name in names:
-            found.setdefault((unit.candidate.name, unit.seed), {})[unit.fold.number] = unit
+        alone.setdefault((unit.candidate.name, unit.seed), {})[unit.fold.number] = unit
+    found: Columns = {key: [by_fold] for key, by_fold in alone.items() if key[0] not in unfinished}
+    for name, members in study.config.ensembles.items():
+        if name in unfinished:
+            continue
+        seeds = max(sum(who == one for who, _ in alone) for one in members)
+        for seed in range(seeds):  # a member without seeds is the same in each
+            found[name, seed] = [alone.get((one, seed), alone[one, 0]) for one in members]
     return found
 
 
@@ -96,6 +133,9 @@ def _unfinished(study: Study, done: Mapping[str, Done], errors: Mapping[str, str
     for unit in study.units:
         if unit.key not in done:
             found.setdefault(unit.candidate.name, errors.get(unit.key, f"{unit.name} was not done"))
+    for name, members in study.config.ensembles.items():
+        if lacking := [one for one in members if one in found]:
+            found[name] = f"its member {lacking[0]} is not: {found[lacking[0]]}"
     return found
 
 
@@ -113,9 +153,9 @@ def _by_candidate(joined: Mapping[str, F64], columns: Sequence[tuple[str, int]])
     names = list(dict.fromkeys(name for name, _ in columns))
     places = {name: [k for k, (of, _) in enumerate(columns) if of == name] for name in names}
     return {
-        metric: {name: value_EK[:, places[name]].T for name in names}
-        for metric, value_EK in joined.items()
-        if not np.isnan(value_EK).all()
+        metric: {name: joined[metric][:, places[name]].T for name in names}
+        for metric in METRICS
+        if metric in joined and not np.isnan(joined[metric]).all()
     }
 
 
@@ -127,6 +167,6 @@ def _correlations(prediction_MK: npt.NDArray[np.float32], era_M: npt.NDArray[np.
     return np.asarray(np.nanmean(parts, axis=0))
 
 
-def _pairs(together_KK: F64, columns: Sequence[tuple[str, int]], names: Sequence[str]) -> dict[tuple[str, str], float]:
-    first = {name: next(k for k, (of, _) in enumerate(columns) if of == name) for name in names}
-    return {(a, b): float(together_KK[first[a], first[b]]) for a in names for b in names}
+def _pairs(together_KK: F64, columns: Sequence[tuple[str, int]]) -> dict[tuple[str, str], float]:
+    first = {name: k for k, (name, seed) in enumerate(columns) if seed == 0}
+    return {(a, b): float(together_KK[i, j]) for a, i in first.items() for b, j in first.items()}

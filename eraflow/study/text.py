@@ -17,7 +17,7 @@ def text(found: Found) -> str:
     eras = len(found.scores.era_E)
     head = (
         f"{len(found.study.candidates)} recipes, {len(folds)} folds, {eras} eras validated, target"
-        f" {found.study.target}, purge by the horizon of {found.study.horizon_target}"
+        f" {found.study.target}, {purge_text(found)}"
     )
     if verdict is None:
         return f"No recipe was finished on all folds.\n{head}"
@@ -41,12 +41,20 @@ def json_object(found: Found) -> dict[str, Any]:
     }
 
 
+def purge_text(found: Found) -> str:
+    """Which eras are left out before each fold, and what the intervals take the targets to reach over."""
+    given, reach = found.study.config.folds.purge_eras, found.study.horizon_eras
+    purge = f"purge by the horizon of {found.study.horizon_target}" if given is None else f"purge of {given} eras"
+    return f"{purge}, intervals for targets over {reach} era{'s' if reach > 1 else ''}"
+
+
 def _tables(verdict: Verdict) -> list[str]:
     lines = []
     width = max(len(name) for name in verdict.rows[verdict.metric])
     for metric, rows in verdict.rows.items():
         decides = ", which decides" if metric == verdict.metric else ""
-        lines.append(f"{metric}{decides}: mean with 95 % interval, Sharpe, against {verdict.against}")
+        compared = f", against {verdict.against}" if verdict.comparisons[metric] else ""
+        lines.append(f"{metric}{decides}: mean with 95 % interval, Sharpe{compared}")
         for name, row in rows.items():
             lines.append(f"  {name:{width}}  {_row(row)}  {_against(verdict.comparisons[metric].get(name))}".rstrip())
         lines.append("")
@@ -73,7 +81,7 @@ def _told(verdict: Verdict) -> dict[str, Any]:
         "metrics": {
             metric: {
                 name: _figures(row)
-                | ({"against": _compared(verdict.comparisons[metric][name])} if name != verdict.against else {})
+                | ({"against": _compared(compared)} if (compared := verdict.comparisons[metric].get(name)) else {})
                 for name, row in rows.items()
             }
             for metric, rows in verdict.rows.items()

@@ -73,12 +73,12 @@ def do(study: Study, unit: Unit, progress: Progress = silent) -> Done:
 
 def _done(study: Study, unit: Unit, folder: Path, progress: Progress) -> Done:
     rows = study.rows(unit.candidate)
-    train = _of(rows, study.training_eras(unit))
+    train = _of(study.taught(unit.candidate, rows), study.training_eras(unit))
     validation = _of(rows, unit.fold.validation_E)
     part = folder.with_name(folder.name + ".part")
     started = time.perf_counter()
     prediction_M, histories = fit_and_predict(
-        unit.candidate, train, validation, seed=unit.seed, folder=part, progress=progress
+        unit.candidate, train, validation, seed=unit.drawn, folder=part, progress=progress
     )
     done = {
         "seconds": time.perf_counter() - started,

@@ -13,10 +13,9 @@ import numpy.typing as npt
 
 from eraflow.metrics import Summary, summary
 from eraflow.prepared import NUMERAI_CORR, SPEARMAN
-from eraflow.splits import horizon_eras
 from eraflow.study.plan import Study
-from eraflow.study.scores import PAYOUT, Scores
-from eraflow.uncertainty import Difference, Interval, SeedNoise, differences, interval, seed_noise
+from eraflow.study.scores import DESCRIBING, PAYOUT, Scores
+from eraflow.uncertainty import Difference, Interval, SeedNoise, differences, holm, interval, seed_noise
 
 # The first of these that the data define decides: what is paid, then what comes nearest to it.
 DECIDING = (PAYOUT, NUMERAI_CORR, SPEARMAN)
@@ -47,7 +46,7 @@ class Verdict:
     rows: Mapping[str, Mapping[str, Row]]
     """Metric -> candidate -> its figures."""
     comparisons: Mapping[str, Mapping[str, Difference]]
-    """Metric -> candidate -> the candidate less the baseline."""
+    """Metric -> candidate -> the candidate less the baseline; none for a metric that only describes."""
 
 
 def judge(study: Study, scores: Scores) -> Verdict | None:
@@ -55,13 +54,16 @@ def judge(study: Study, scores: Scores) -> Verdict | None:
     metric = next((name for name in DECIDING if name in scores.by_metric), None)
     if metric is None:
         return None
-    horizon = horizon_eras(study.horizon_target)
+    horizon = study.horizon_eras
     rows = {
         name: {who: _row(score_SE, scores, horizon) for who, score_SE in table.items()}
         for name, table in scores.by_metric.items()
     }
     against = study.config.against if study.config.against in rows[metric] else next(iter(rows[metric]))
-    comparisons = {name: _compared(table, scores, horizon, against) for name, table in scores.by_metric.items()}
+    comparisons = {
+        name: {} if name in DESCRIBING else _compared(table, scores, horizon, against)
+        for name, table in scores.by_metric.items()
+    }
     return Verdict(
         metric=metric,
         against=against,
@@ -116,14 +118,23 @@ def _sentence(metric: str, against: str, rows: Mapping[str, Row], comparisons: M
         parts.append(f"{', '.join(worse)} {_be(worse)} worse than {against} in {metric}")
     if not parts:
         others = ", ".join(comparisons)
-        known = [name for name in rows if _above_zero(rows[name])]
-        skill = f"; above 0 for certain: {', '.join(known)}" if known else "; none is above 0 for certain"
-        return f"No difference in {metric} can be told between {against} and {others}{skill}."
+        known = _above_zero(rows)
+        if not known:
+            told = f"no difference in {metric} can be told between {against} and {others}"
+            return f"Nothing can be said: {told}, and none is above 0 for certain."
+        told = f"No difference in {metric} can be told between {against} and {others}"
+        return f"{told}; above 0 for certain: {', '.join(known)}."
     return "; ".join(parts) + "."
 
 
-def _above_zero(row: Row) -> bool:
-    return row.interval.defined and row.interval.low > 0
+def _above_zero(rows: Mapping[str, Row]) -> list[str]:
+    """Whose mean is, their number accounted for."""
+    adjusted = holm([row.interval.p_value for row in rows.values()])
+    return [
+        name
+        for (name, row), p in zip(rows.items(), adjusted, strict=True)
+        if p <= 1 - row.interval.level and row.interval.mean > 0
+    ]
 
 
 def _be(names: list[str]) -> str:

@@ -68,6 +68,30 @@ def test_what_a_user_asked_for_by_name_is_never_replaced() -> None:
         resolve(get("simple-mlp"), ["all", "small"], ["target"], asked=["data.feature_set"])
 
 
+def test_an_extra_target_that_the_data_lack_is_left_out_and_said_unless_it_was_asked_for() -> None:
+    data = recipes.DataConfig(target="target_a_20", extra_targets=("target_b_20", "target_c_20", "target"))
+    recipe, there = dataclasses.replace(get("simple-mlp"), data=data), ["target", "target_a_20", "target_b_20"]
+    found, notes = resolve(recipe, ["medium"], there)
+    assert found.data.targets == ("target_a_20", "target_b_20", "target")
+    assert notes == ("extra target target_c_20 is not in the data; it is left out",)
+    with pytest.raises(InputError, match=r"data.extra_targets must be one of .* 'target_c_20' .* mean target_b_20\?"):
+        resolve(recipe, ["medium"], there, asked=["data.extra_targets"])
+    assert resolve(recipe, ["medium"], there, asked=["data.target"]) == (found, notes)
+
+
+def test_an_extra_target_that_stands_in_for_the_target_is_not_learned_twice() -> None:
+    data = recipes.DataConfig(target="target_a_20", extra_targets=("target", "target_b_20"))
+    recipe = dataclasses.replace(get("simple-mlp"), data=data)
+    found, notes = resolve(recipe, ["medium"], ["target", "target_b_20"])
+    assert found.data.targets == ("target", "target_b_20")
+    assert notes == ("target target_a_20 is not in the data; the column target is used",)
+
+
+def test_describe_shows_an_output_for_each_target() -> None:
+    recipe = override(get("simple-mlp"), {"data.extra_targets": '["target_a_20", "target_b_20"]'})
+    assert "Linear(in_features=256, out_features=3, bias=True)" in describe(recipe, 780)
+
+
 def test_a_misspelt_recipe_is_told_its_nearest_name() -> None:
     with pytest.raises(InputError, match=r"'simple_mlp' was given; did you mean simple-mlp\?"):
         get("simple_mlp")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import base64
+import json
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -15,40 +14,9 @@ from eraflow.errors import StorageError
 from eraflow.measure import Cost
 from eraflow.report import page, write_report
 from eraflow.result import RoundResult
+from eraflow.uncertainty import interval
 from tests.eraflow.made_up import ERROR, failed, model_of, png_size, round_of, sent, skipped
-
-VOID = {"meta", "img", "br"}
-
-
-class Parsed(HTMLParser):
-    """A page's elements, attributes and text; fails if its elements do not nest."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[str] = []
-        self.attributes: list[tuple[str, str | None]] = []
-        self.texts: list[str] = []
-        self.feed(text)
-        self.close()
-        assert not self.open
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.attributes += attrs
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self.open[-1:] != ["style"]:
-            self.texts.append(data)
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.texts).split())
+from tests.eraflow.parsed import Parsed, assert_needs_no_network
 
 
 def test_report_and_picture_are_written_and_nothing_else(tmp_path: Path) -> None:
@@ -59,18 +27,7 @@ def test_report_and_picture_are_written_and_nothing_else(tmp_path: Path) -> None
 
 
 def test_page_needs_no_network(tmp_path: Path) -> None:
-    text = page(round_of(sent(), models=(model_of(tmp_path),)))
-    parsed = Parsed(text)
-    sources = [value or "" for name, value in parsed.attributes if name in ("src", "href", "srcset", "action")]
-    assert len(sources) == 2
-    for source in sources:
-        assert source.startswith("data:image/png;base64,")
-        png_size(base64.b64decode(source.split(",")[1]))
-    assert not {"script", "link", "iframe", "object", "base", "form"} & set(parsed.tags)
-    assert "http:" not in text
-    assert "https:" not in text
-    assert not re.search(r"@import|url\(", text)
-    assert "default-src 'none'" in text
+    assert_needs_no_network(page(round_of(sent(), models=(model_of(tmp_path),))))
 
 
 def test_page_holds_every_section_and_figure(tmp_path: Path) -> None:
@@ -83,8 +40,12 @@ def test_page_holds_every_section_and_figure(tmp_path: Path) -> None:
         "1da7c9b6814f" + "0" * 52,
         "one for each of the 6,712 live ids",
         "simple-mlp-024d6879acf5",
-        "mean era Spearman 0.0200",
-        "Sharpe undefined",
+        "Nothing can be said of CORR: 3 eras whose targets reach over 12 are worth 1.1 independent eras",
+        "CORR the tournament's correlation with the target 0.0200 – 0.82 0.0100 67 %",  # noqa: RUF001
+        "Spearman rank correlation with the target 0.0200 – 0.82 0.0100 67 %",  # noqa: RUF001
+        "standard deviation of Spearman over eras 0.0200",
+        "untrained mean era Spearman −0.0010",  # noqa: RUF001
+        "Learning curves of simple-mlp 1 network",
         "a note",
         "download getting and verifying the files 41.2 – –",  # noqa: RUF001
         "training fitting without the hold-out 812.4 3,072 MiB 1,024 MiB",
@@ -146,16 +107,48 @@ def test_every_round_has_a_page(tmp_path: Path, result: RoundResult, told: str) 
     assert told in Parsed(write_report(result, tmp_path).read_text()).text
 
 
+def test_a_model_is_told_with_intervals_and_with_what_they_are_about(tmp_path: Path) -> None:
+    scores = [0.02 + 0.01 * (-1) ** i for i in range(60)]
+    text = page(round_of(models=(model_of(tmp_path, scores),)))
+    told = Parsed(text).text
+    found = interval(scores, range(575, 635), horizon_eras=12)
+    assert f"CORR is above 0 for certain: 0.0200 (95 % interval {found.low:.4f} to {found.high:.4f})." in told
+    assert f"Spearman rank correlation with the target 0.0200 {found.low:.4f} to {found.high:.4f} 2.00" in told
+    assert "about this trained model, on other eras like these: another seed may do better or worse" in told
+    for title in ("Cumulative CORR", "CORR by era", "Drawdown of cumulative CORR", "Learning curves of simple-mlp"):
+        assert f"<figcaption>{title}" in text
+    assert text.count("<svg") == 4
+
+
+def test_the_horizon_of_an_interval_is_that_of_the_column_that_the_target_equals(tmp_path: Path) -> None:
+    model = model_of(tmp_path, [0.02 + 0.01 * (-1) ** i for i in range(60)])
+    told = json.loads((tmp_path / "model.json").read_text())
+    shorter = page(round_of(models=(model,)))
+    (tmp_path / "model.json").write_text(json.dumps(told | {"target_equals": "target_ender_20"}))
+    assert page(round_of(models=(model,))) != shorter
+
+
+def test_a_mean_that_cannot_be_told_from_zero_is_said_not_to_be(tmp_path: Path) -> None:
+    scores = [0.001 + 0.05 * (-1) ** (i // 12) for i in range(96)]
+    told = Parsed(page(round_of(models=(model_of(tmp_path, scores),)))).text
+    assert "CORR cannot be told from 0: 0.0010 (95 % interval −0." in told  # noqa: RUF001
+
+
 def test_a_model_without_any_figure_has_its_section(tmp_path: Path) -> None:
-    text = Parsed(page(round_of(models=(model_of(tmp_path, [None, None]),)))).text
-    assert "eras scored 0 eras undefined 2 mean era Spearman undefined" in text
+    told = Parsed(page(round_of(models=(model_of(tmp_path, [None, None]),)))).text
+    assert "eras scored 0 eras undefined 2" in told
+    assert "Spearman rank correlation with the target – – – – –" in told  # noqa: RUF001
+    assert "Nothing can be said of Spearman: 0 eras" in told
+    assert "nan" not in told.lower().split()
 
 
-def test_a_picture_that_cannot_be_drawn_is_said_and_the_rest_stands(tmp_path: Path) -> None:
+def test_a_chart_that_cannot_be_drawn_is_said_and_the_rest_stands(tmp_path: Path) -> None:
     model = model_of(tmp_path)
     (tmp_path / "model.json").write_text("{")
     text = Parsed(write_report(round_of(sent(), models=(model,)), tmp_path).read_text()).text
     assert "Training curve of simple-mlp cannot be drawn (no-model)" in text
+    assert "mean era Spearman 0.0200" in text
+    assert "Sharpe undefined" in text
     assert "Round 1432 is safe" in text
 
 

@@ -100,7 +100,7 @@ def test_one_request_never_changes_the_next() -> None:
         ({"slots": ["one"], "assignments": {"trainig.epochs": "6"}},
          r"unknown key trainig\.epochs in --set; did you mean training\?"),
         ({"slots": ["one"], "assignments": {"zzz": "6"}},
-         "unknown key zzz in --set; known are data, model, training, prediction, data_version, slots, submission"),
+         "unknown key zzz in --set; known are data, model, training, prediction, data_version, slots, variants,"),
         ({"slots": ["one"], "recipe": "simple-mlp", "assignments": {"training.epoch": "6"}},
          r"unknown key training\.epoch; did you mean epochs\?"),
         ({"slots": ["one"], "recipe": "simple-mlp", "assignments": {"training.epochs": "many"}},
@@ -154,3 +154,40 @@ def test_epochs_take_the_place_of_steps_and_steps_of_epochs(tmp_path: Path) -> N
 def test_both_of_what_excludes_the_other_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="exactly one of epochs and steps"):
         make_request(home=tmp_path, slots=["one"], assignments={"training.epochs": "6", "training.steps": "9"})
+
+
+VARIANT = """
+[slots]
+one = "small"
+
+[variants.small]
+recipe = "era-pearson"
+model.hidden = [32]
+training.epochs = 2
+"""
+
+
+def test_a_slot_may_have_a_variant_of_a_recipe(tmp_path: Path) -> None:
+    path = tmp_path / "weekly.toml"
+    path.write_text(VARIANT)
+    request = make_request(home=tmp_path, config_file=path, assignments={"training.seed": "3"})
+    small = wanted_recipe(request, "small")
+    assert (small.name, small.model.hidden, small.model.activation) == ("small", (32,), "silu")
+    assert (small.training.epochs, small.training.steps, small.training.seed) == (2, None, 3)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("model.hidden", "model.hiden", r"unknown key variants\.small\.model\.hiden; did you mean hidden\?"),
+        ('"era-pearson"', '"era-person"', r"'era-person' was given; did you mean era-pearson\?"),
+        ('recipe = "era-pearson"', "", r"variants\.small\.recipe must name the recipe that it changes"),
+        ('"era-pearson"', '"small"', r"variants\.small must have a name of its own"),
+        ('"small"', '"smal"', r"'smal' was given; did you mean small\?"),
+    ],
+)
+def test_a_variant_that_means_nothing_is_refused_before_any_work(old: str, new: str, told: str, tmp_path: Path) -> None:
+    path = tmp_path / "weekly.toml"
+    path.write_text(VARIANT.replace(old, new, 1))
+    with pytest.raises(InputError, match=told):
+        make_request(home=tmp_path, config_file=path)

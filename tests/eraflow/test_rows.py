@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from eraflow.batches import Batches
-from eraflow.errors import TrainingError
+from eraflow.errors import InputError, TrainingError
 from eraflow.rows import Plan, Rows
 from tests.eraflow.fitting import ERAWISE, ROWWISE, market, run, same_weights
 
@@ -75,6 +75,34 @@ def test_rows_of_two_matrices_are_those_of_one(tmp_path: Path) -> None:
     found = np.empty((4, 12), np.int8)
     both.take(np.arange(800)[::-1]).gather(799 - chosen, found)
     np.testing.assert_array_equal(found, code[chosen])
+
+
+def test_extra_targets_follow_their_rows_wherever_these_go() -> None:
+    code, era = np.zeros((6, 2), np.int8), np.array([3, 3, 1, 1, 2, 2])
+    target = np.array([0.1, np.nan, 0.3, 0.4, 0.5, 0.6])
+    extra = np.column_stack([np.arange(6.0), [np.nan, 1, 2, 3, 4, 5]])
+    rows = Rows.of(code, target, era, extra_NX=extra)
+    assert (rows.n_targets, rows.extra_MX.dtype.name) == (3, "float32")
+    assert rows.labelled().by_era().extra_MX[:, 0].tolist() == [2, 3, 4, 5, 0]
+    chosen = Rows.of(code, target, era, extra_NX=extra, rows=np.array([4, 2]))
+    joined = Rows.joined([rows.take(np.array([5, 0])), chosen])
+    np.testing.assert_array_equal(joined.extra_MX, extra[[5, 0, 4, 2]])
+    np.testing.assert_array_equal(joined.targets, np.column_stack([target, extra])[[5, 0, 4, 2]].astype(np.float32))
+
+
+def test_extra_targets_that_do_not_fit_are_refused() -> None:
+    code, era = np.zeros((6, 2), np.int8), np.arange(6)
+    with pytest.raises(InputError, match="a value a row, however 5 were given for 6 rows"):
+        Rows.of(code, None, era, extra_NX=np.zeros((5, 1)))
+    with pytest.raises(InputError, match=r"the same extra targets, however they have \[0, 1\]"):
+        Rows.joined([Rows.of(code, None, era), Rows.of(code, None, era, extra_NX=np.zeros((6, 1)))])
+
+
+def test_rows_with_other_extra_targets_have_another_digest() -> None:
+    code, era = np.zeros((6, 2), np.int8), np.arange(6)
+    extras = [None, np.zeros((6, 1)), np.zeros((6, 2)), np.ones((6, 1)), np.full((6, 1), np.nan)]
+    assert len({Rows.of(code, None, era, extra_NX=extra).digest() for extra in extras}) == 5
+    assert Rows.of(code, None, era, extra_NX=np.zeros((6, 0))).digest() == Rows.of(code, None, era).digest()
 
 
 def test_rows_in_order_are_found_as_few_slices_and_others_are_not() -> None:

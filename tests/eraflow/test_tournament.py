@@ -11,6 +11,7 @@ import pytest
 
 from eraflow import transport
 from eraflow.client import Keys
+from eraflow.entries import read_payout
 from eraflow.errors import ClosedError, CredentialsError, InputError, RefusedError, TransientError
 from eraflow.rehearsal.faults import Fault, What
 from eraflow.rehearsal.server import LocalTournament
@@ -28,6 +29,26 @@ def test_the_round_has_its_number_and_its_times_from_the_tournament(local: Local
     assert opened.opens_at_utc <= local.now_utc() < opened.closes_at_utc
     assert opened.ends_at_utc is not None
     assert opened.closes_at_utc < opened.ends_at_utc
+
+
+def test_a_round_says_what_it_pays(local: LocalTournament, door: Tournament) -> None:
+    number = local.open_round()
+    assert number is not None
+    terms = door.payout(number)
+    assert (terms.corr, terms.mmc, terms.factor, terms.clip) == (3.0, 15.0, 1.0, 1.0)
+    with pytest.raises(InputError, match="round 7 must be one of the tournament's"):
+        door.payout(7)
+
+
+def test_what_a_round_of_the_old_regime_pays_is_read_by_the_names_of_its_scores() -> None:
+    def one(name: str, multiplier: float, *, paid: bool = True) -> dict[str, Any]:
+        return {"name": name, "isPayout": paid, "defaultMultiplier": multiplier, "clipThreshold": 0.05}
+
+    configs = [one("v2_corr20", 0.75), one("mmc", 2.25), one("bmc", 0.0, paid=False)]
+    terms = read_payout({"payoutFactor": 0.088, "roundScoreConfigs": configs})
+    assert (terms.corr, terms.mmc, terms.factor, terms.clip) == (0.75, 2.25, 0.088, 0.05)
+    with pytest.raises(ValueError, match="must be a corr or an mmc, however it is 'tc'"):
+        read_payout({"payoutFactor": 1.0, "roundScoreConfigs": [one("tc", 1.0)]})
 
 
 def test_between_rounds_no_round_is_open(local: LocalTournament, door: Tournament) -> None:

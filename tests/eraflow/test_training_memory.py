@@ -25,8 +25,9 @@ def give(patch: pytest.MonkeyPatch, size_bytes: int | None) -> None:
     patch.setattr(footprint, "free_bytes", lambda device: size_bytes)
 
 
+@pytest.mark.parametrize("targets", [1, 5])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_weights_and_buffers_are_those_that_are_made(name: str) -> None:
+def test_weights_and_buffers_are_those_that_are_made(name: str, targets: int) -> None:
     model = ModelConfig(**NETWORKS[name])
     made: list[torch.Tensor] = []
 
@@ -39,13 +40,13 @@ def test_weights_and_buffers_are_those_that_are_made(name: str) -> None:
             made.append(super()._mask(units))
             return made[-1]
 
-    Watched([initial(model, 30, k) for k in range(3)], 64, [torch.Generator() for _ in range(3)])
+    Watched([initial(model, 30, k, targets) for k in range(3)], 64, [torch.Generator() for _ in range(3)])
     buffers = sum(tensor.nbytes for tensor in made)
     # A norm gives back tensors of its own: what comes out, and the slope.
     norms = 3 * 2 * 4 * sum(model.hidden) * 64 if model.batch_norm else 0
-    assert bytes_a_row(model, 30, 3) * 64 == buffers + norms + 64 * 30 * 6
-    at_least = 3 * parameter_count(initial(model, 30, 0)) * 4 * 10
-    assert at_least <= bytes_of_weights(model, 30, 3) < 1.6 * at_least
+    assert bytes_a_row(model, 30, 3, targets) * 64 == buffers + norms + 64 * 30 * 6
+    at_least = 3 * parameter_count(initial(model, 30, 0, targets)) * 4 * 10
+    assert at_least <= bytes_of_weights(model, 30, 3, targets) < 1.6 * at_least
 
 
 def test_a_batch_too_large_is_refused_with_the_one_that_would_fit(

@@ -28,6 +28,7 @@ from tests.eraflow.study.conftest import Made
         ({"folds": {"chunk_eras": 40, "number": 2}}, "fold 1"),
         ({"folds": {"chunk_eras": 15, "number": 2, "purge_eras": 60}}, "the purge of 60 takes all"),
         ({"folds": {"chunk_eras": 15, "last_era": 80, "reserved_from": 70}}, "reserved"),
+        ({"reserve": True}, "however nothing is reserved"),
         ({"baseline": "other"}, "baseline must be one of the recipes"),
         ({"variants": {"tiny": {"recipe": "simple-mlp", "model": {"hiden": [8]}}}}, "unknown key variants.tiny.model"),
         ({"variants": {"tiny": {}}}, "variants.tiny.recipe must name"),
@@ -99,7 +100,7 @@ def test_a_unit_that_fails_is_told_and_its_recipe_gets_no_verdict(made: Made, mo
     real = fit_and_predict
 
     def failing(candidate: Any, *given: Any, **named: Any) -> Any:
-        if candidate.name == "tiny" and named["seed"] == 1:
+        if candidate.name == "tiny" and named["seed"] % 1000 == 1:
             raise InputError("it must work, however it does not")
         return real(candidate, *given, **named)
 
@@ -109,6 +110,16 @@ def test_a_unit_that_fails_is_told_and_its_recipe_gets_no_verdict(made: Made, mo
     assert "tiny, fold 1, seed 1: it must work" in found.scores.unfinished["tiny"]
     assert found.verdict is not None
     assert list(found.verdict.rows["spearman"]) == ["ridge"]
+
+
+def test_the_reserve_is_validated_only_when_it_is_asked_for_by_name(made: Made) -> None:
+    folds = {"chunk_eras": 15, "number": 2, "reserved_from": 71}
+    before = made(folds=folds)
+    assert max(fold.validation_E[-1] for fold in before.folds) == 71 - 8 - 1  # and not the purge before it
+    reserve = made(folds=folds, reserve=True)
+    assert [fold.validation_E[[0, -1]].tolist() for fold in reserve.folds] == [[71, 76]]
+    assert set(run(reserve, {}).scores.era_E) == set(range(71, 77))
+    assert {unit.key for unit in reserve.units}.isdisjoint(unit.key for unit in before.units)
 
 
 def test_a_study_of_noise_calls_nothing_better(made: Made) -> None:
@@ -127,3 +138,18 @@ def test_a_unit_leaves_nothing_but_its_prediction(made: Made) -> None:
     done = do(study, next(unit for unit in study.units if unit.candidate.name == "tiny"))
     assert sorted(path.name for path in done.folder.iterdir()) == ["prediction.npy", "unit.json"]
     assert not [path for path in done.folder.parent.iterdir() if path.name.endswith(".part")]
+
+
+def test_each_fold_draws_its_seeds_anew(made: Made) -> None:
+    units = [unit for unit in made().units if unit.candidate.name == "tiny"]
+    assert len({unit.drawn for unit in units}) == len(units) == 4
+
+
+def test_the_horizon_of_the_intervals_may_be_given_for_eras_that_are_no_weeks(made: Made) -> None:
+    weekly, own = run(made(), {}), run(made(horizon_eras=1), {})
+    assert weekly.verdict is not None
+    assert own.verdict is not None
+    wide, narrow = (found.verdict.rows["spearman"]["ridge"].interval for found in (weekly, own))  # type: ignore[union-attr]
+    assert (wide.horizon_eras, narrow.horizon_eras) == (4, 1)
+    assert narrow.standard_error == pytest.approx(narrow.naive_standard_error)
+    assert wide.standard_error > 1.5 * wide.naive_standard_error
