@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from dataclasses import asdict, replace
+from collections.abc import Mapping
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,6 @@ from eraflow.errors import InputError
 from flows.terminal import complain, show
 
 if TYPE_CHECKING:
-    from eraflow.study.config import PayoutConfig, StudyConfig
     from eraflow.study.plan import Study
     from eraflow.study.run import Found
 
@@ -48,12 +48,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def study(options: argparse.Namespace) -> int:
     """Run the study; what is finished of it is never done again."""
-    from eraflow.study.run import found_of, references_of
+    from eraflow.study.run import references_of
 
     opened = _planned(options)
-    references = references_of(opened)
-    errors = _run(opened)
-    found = found_of(opened, references, errors)
+    references_of(opened)  # what they refuse is refused before any training
+    found = _run(opened)
     for name, why in found.scores.unfinished.items():
         complain(f"{name} is not in the table: {why}")
     _show(found, options)
@@ -61,13 +60,14 @@ def study(options: argparse.Namespace) -> int:
 
 
 def _planned(options: argparse.Namespace) -> Study:
+    from eraflow.config import build, read_toml
     from eraflow.progress import for_this_terminal
     from eraflow.store import Store, default_home
-    from eraflow.study.config import StudyConfig, read_study
+    from eraflow.study.config import StudyConfig
     from eraflow.study.files import files_of
     from eraflow.study.plan import plan
 
-    config = _changed(read_study(options.file) if options.file else StudyConfig(), options)
+    config = build(StudyConfig, _changed(read_toml(options.file) if options.file else {}, options))
     if config.runner == "dask" and find_spec("prefect_dask") is None:
         raise InputError(
             'runner = "dask" needs prefect-dask, however it is not installed; pip install'
@@ -85,8 +85,8 @@ def _planned(options: argparse.Namespace) -> Study:
     )
 
 
-def _changed(config: StudyConfig, options: argparse.Namespace) -> StudyConfig:
-    """The configuration with what the flags say."""
+def _changed(table: Mapping[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+    """The file's table with what the flags say: they may mend what the file alone would be refused for."""
     folds = {
         "chunk_eras": options.chunk_eras,
         "number": options.folds,
@@ -94,40 +94,37 @@ def _changed(config: StudyConfig, options: argparse.Namespace) -> StudyConfig:
         "reserved_from": options.reserved_from,
     }
     parts: dict[str, Any] = {
-        "recipes": tuple(name for name in options.recipes.split(",") if name) if options.recipes else None,
+        "recipes": [name for name in options.recipes.split(",") if name] if options.recipes else None,
         "seeds": options.seeds,
         "target": options.target,
         "feature_set": options.feature_set,
         "benchmark": options.benchmark,
         "runner": options.runner,
         "workers": options.workers,
-        "folds": replace_given(config.folds, folds),
         "horizon_eras": options.horizon_eras,
         "reserve": options.reserve or None,
         "payout": _payout_of(options.payout_of) if options.payout_of is not None else None,
     }
-    changed: StudyConfig = replace_given(config, parts)
-    return changed
+    if _given(folds):
+        # What is no table is left for `build` to refuse.
+        before = table.get("folds", {})
+        parts["folds"] = {**before, **_given(folds)} if isinstance(before, Mapping) else before
+    return {**table, **_given(parts)}
 
 
-def _payout_of(number: int) -> PayoutConfig:
+def _given(parts: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: part for name, part in parts.items() if part is not None}
+
+
+def _payout_of(number: int) -> dict[str, float]:
     """What the tournament says that the round pays."""
-    from eraflow.study.config import PayoutConfig
     from eraflow.tournament import Tournament
 
-    return PayoutConfig(**asdict(Tournament.from_environment(os.environ).payout(number)))
+    return asdict(Tournament.from_environment(os.environ).payout(number))
 
 
-def replace_given(value: Any, parts: dict[str, Any]) -> Any:
-    """`value` with those of `parts` that are not None. Raises `InputError` for what it refuses."""
-    try:
-        return replace(value, **{name: part for name, part in parts.items() if part is not None})
-    except ValueError as error:
-        raise InputError(str(error)) from error
-
-
-def _run(opened: Study) -> dict[str, str]:
-    """All units as Prefect tasks; what failed."""
+def _run(opened: Study) -> Found:
+    """All units as Prefect tasks; what they come to."""
     from flows import prefect_home
 
     prefect_home.prepare(os.environ, opened.folder.parents[1])

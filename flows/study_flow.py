@@ -24,7 +24,7 @@ from prefect.task_runners import ProcessPoolTaskRunner
 from eraflow.errors import EraflowError, InputError
 from eraflow.progress import Progress, for_this_terminal
 from eraflow.study.plan import Study, Unit, open_study
-from eraflow.study.run import Watch, found_of, references_of
+from eraflow.study.run import Found, Watch, found_of, references_of
 from tasks import artifacts
 from tasks import study as tasks
 from tasks.progress import ShownProgress
@@ -44,29 +44,32 @@ LOCAL_CLUSTER: dict[str, Any] = {
 
 
 @flow(name="study", flow_run_name="study {folder.name}", persist_result=False)
-def study(folder: Path) -> State[dict[str, str]]:
-    """All units of the study in `folder`; the failed ones' keys with what their failure said."""
+def study(folder: Path) -> State[Found]:
+    """All units of the study in `folder`, and what they come to, which stays in this process."""
     opened = open_study(folder)
     describe_run(tags=[one.name for one in opened.candidates])
     watch = Watch(opened, _progress())
     with closing(_ended(opened)) as ends:
         for unit, error in ends:
             watch.ended(unit, error)
-    artifacts.study(lambda: found_of(opened, references_of(opened), watch.errors))
+    found = found_of(opened, references_of(opened), watch.errors)
+    artifacts.study(lambda: found)
     ended = Failed if watch.errors else Completed
-    return ended(message=watch.sentence, data=dict(watch.errors))
+    return ended(message=watch.sentence, data=found)
 
 
-def run_units(opened: Study) -> dict[str, str]:
-    """Run the flow `study` with the runner that the study names; what failed, by unit key.
+def run_units(opened: Study) -> Found:
+    """Run the flow `study` with the runner that the study names; what it came to.
 
-    Raises `InputError` for a runner whose package is not installed.
+    Raises `InputError` for a cluster that cannot do the units, and what the flow itself failed with.
     """
     with _runner(opened) as runner:
         flow_of_it = study if runner is None else study.with_options(task_runner=runner)
         state = flow_of_it(opened.folder, return_state=True)
-    found = state.data if isinstance(state.data, dict) else state.result(raise_on_failure=False)
-    if not isinstance(found, dict):
+    found = state.result(raise_on_failure=False)
+    if isinstance(found, BaseException):
+        raise found
+    if not isinstance(found, Found):
         raise EraflowError(f"the study must end with its units, however it ended as {state.name}: {state.message}")
     return found
 
@@ -135,36 +138,38 @@ class _Processes(ProcessPoolTaskRunner):
 @contextmanager
 def _dask(opened: Study) -> Iterator[Any]:
     """Units on the cluster at the study's address, or on one of this machine that ends with the study."""
-    try:
-        import dask
-        import distributed
-        from prefect_dask.task_runners import DaskTaskRunner
-    except ImportError as error:
-        raise InputError(
-            f'runner = "dask" needs prefect-dask, however it cannot be imported ({error}); pip install'
-            " 'eraflow[dask]', or choose another runner"
-        ) from error
+    import dask
+    import distributed
+    from prefect_dask.task_runners import DaskTaskRunner
+
     logging.getLogger("distributed").setLevel(logging.ERROR)  # at INFO it tells each connection on standard error
     if opened.config.dask_address:
         _require_cluster(opened, distributed)
         yield DaskTaskRunner(address=opened.config.dask_address, client_kwargs={"timeout": CONNECT_S})
         return
-    with dask.config.set(LOCAL_CLUSTER):
-        yield DaskTaskRunner(
-            cluster_kwargs={
-                "n_workers": opened.config.workers,
-                "threads_per_worker": 1,
-                "host": "127.0.0.1",
-                # Who reaches a scheduler can run code as its user, and other users of a machine reach its loopback.
-                "security": True,
-                # Mapped files count as a worker's memory: at 95 % of its share Dask would kill it.
-                "memory_limit": 0,
-                "silence_logs": logging.ERROR,
-                "dashboard_address": None,
-                # Even without a dashboard it listens for HTTP, by default at a fixed port.
-                "scheduler_kwargs": {"dashboard_address": "127.0.0.1:0"},
-            }
+    with dask.config.set(LOCAL_CLUSTER), _local_cluster(opened.config.workers, distributed) as cluster:
+        yield DaskTaskRunner(address=cluster.scheduler_address, client_kwargs={"security": cluster.security})
+
+
+def _local_cluster(workers: int, distributed: Any) -> Any:
+    """Started here, because Prefect would print a traceback if a worker is lost meanwhile. Raises `EraflowError`."""
+    try:
+        return distributed.LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            host="127.0.0.1",
+            # Who reaches a scheduler can run code as its user, and other users of a machine reach its loopback.
+            security=True,
+            # Mapped files count as a worker's memory: at 95 % of its share Dask would kill it.
+            memory_limit=0,
+            silence_logs=logging.ERROR,
+            dashboard_address=None,
+            # Even without a dashboard it listens for HTTP, by default at a fixed port.
+            scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
         )
+    except (RuntimeError, OSError) as error:
+        why = f"it did not ({error.__cause__ or error})"
+        raise EraflowError(f"a Dask cluster must start on this machine, however {why}; {AGAIN}") from error
 
 
 def _require_cluster(opened: Study, distributed: Any) -> None:

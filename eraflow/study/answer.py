@@ -19,7 +19,6 @@ from eraflow.study.page import (
     means_forest,
     sentence_of,
     series,
-    shares_of,
 )
 from eraflow.study.run import Found
 from eraflow.study.verdict import Row, Verdict
@@ -57,7 +56,7 @@ def _missing(found: Found) -> list[str]:
 
 
 def _table(found: Found, verdict: Verdict) -> str:
-    metric, shares = verdict.metric, shares_of(found).get(verdict.metric, {})
+    metric, shares = verdict.metric, found.shares.get(verdict.metric, {})
     headings = ["", "mean", "95 % interval", "Sharpe", "drawdown", "eras above 0"]
     headings += ["of the best reachable"] if shares else []
     rows = [

@@ -12,7 +12,7 @@ from eraflow.html import Markup, bar, code, escaped, figure, joined, numeric, pa
 from eraflow.recipes import Recipe
 from eraflow.rounds import duration_text
 from eraflow.row_charts import Spans, timeline
-from eraflow.splits import Eras, horizon_eras
+from eraflow.splits import Eras
 from eraflow.study.candidates import Candidate
 from eraflow.study.plan import Study
 from eraflow.study.run import Found
@@ -68,7 +68,7 @@ def data_section(found: Found) -> Markup:
         for one in study.stored
     ]
     headings = ["file", *map(numeric, ("rows", "eras", "with the target")), "sha256"]
-    horizon, purge = horizon_eras(study.horizon_target), study.config.folds.purge_eras
+    horizon, purge = study.horizon_eras, study.config.folds.purge_eras
     equals = f", which equals {study.horizon_target}" if study.horizon_target != study.target else ""
     purged = max((len(fold.purged_E) for fold in study.folds), default=0)
     sets = dict.fromkeys(one.data.feature_set for one in study.candidates)

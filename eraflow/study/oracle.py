@@ -30,7 +30,6 @@ from eraflow.prepared import NUMERAI_CORR, SPEARMAN
 from eraflow.rehearsal.market_files import BENCHMARKS
 from eraflow.rehearsal.market_oracle import oracles
 from eraflow.rehearsal.study_market import StudyMarket, read_market
-from eraflow.splits import horizon_eras
 from eraflow.store import write_json
 from eraflow.study.exposure import FNC
 from eraflow.study.plan import Study
@@ -60,7 +59,7 @@ def shares(study: Study, scores: Scores) -> dict[str, dict[str, Interval]]:
     _require_same(market, study, int(scores.era_E[0]))
     metrics = [name for name in BOUNDED if name in scores.by_metric and _bounded(name, study)]
     oracle = oracle_scores(market, study, scores, neutral=FNC in metrics)
-    horizon = horizon_eras(study.horizon_target)
+    horizon = study.horizon_eras
     return {
         metric: {
             name: share(score_SE, oracle[metric], scores.era_E, horizon_eras=horizon, fold_E=scores.fold_E)

@@ -44,7 +44,6 @@ from eraflow.metric_texts import (
 from eraflow.recipes import Recipe
 from eraflow.row_charts import Estimate, forest, grouped_bars, matrix
 from eraflow.score_figures import learning, over_eras
-from eraflow.splits import horizon_eras
 from eraflow.store import write_atomically
 from eraflow.study.compared import (
     candidates_section,
@@ -133,12 +132,6 @@ def series(found: Found, metric: str) -> list[Line]:
     ]
 
 
-def shares_of(found: Found) -> Mapping[str, Mapping[str, Interval]]:
-    """Metric -> candidate -> share of what nobody can beat; empty where that is not known."""
-    shares: Mapping[str, Mapping[str, Interval]] = getattr(found, "shares", None) or {}
-    return shares
-
-
 def means_forest(verdict: Verdict) -> Svg:
     """Each candidate's mean of the deciding metric with its interval."""
     told = text_of(verdict.metric)
@@ -196,7 +189,7 @@ def _deciding(found: Found, verdict: Verdict) -> Markup | None:
 
 def _scores(found: Found, verdict: Verdict, metric: str, **look: str) -> Markup:
     """The table of one score: a row for each candidate."""
-    shares, compared = shares_of(found).get(metric, {}), verdict.comparisons[metric]
+    shares, compared = found.shares.get(metric, {}), verdict.comparisons[metric]
     head: list[object] = ["candidate", *headings()]
     head += [numeric("of the best reachable")] if shares else []
     head += [f"against {verdict.against}"] if compared else []
@@ -270,7 +263,7 @@ def _over_eras(found: Found, verdict: Verdict) -> Markup | None:
     return over_eras(
         text_of(verdict.metric).label,
         series(found, verdict.metric),
-        horizon_eras=horizon_eras(found.study.horizon_target),
+        horizon_eras=found.study.horizon_eras,
         starts=starts,
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,10 +14,12 @@ from eraflow.errors import EraflowError
 from eraflow.progress import Progress, silent
 from eraflow.references import META_MODEL, reference
 from eraflow.rounds import duration_text
+from eraflow.study.oracle import shares
 from eraflow.study.plan import Study, Unit
 from eraflow.study.scores import BMC, MMC, Scores, score
 from eraflow.study.units import Done, do, find
 from eraflow.study.verdict import Verdict, judge
+from eraflow.uncertainty import Interval
 
 logger = logging.getLogger("eraflow")
 
@@ -33,6 +35,8 @@ class Found:
     """By unit key."""
     errors: Mapping[str, str]
     """Unit key -> what its failure said."""
+    shares: Mapping[str, Mapping[str, Interval]] = field(default_factory=dict)
+    """Metric -> candidate -> its share of what is best there (`oracle.shares`); empty on real data."""
 
 
 def references_of(study: Study) -> dict[str, list[npt.NDArray[Any]]]:
@@ -117,7 +121,14 @@ def found_of(study: Study, references: Mapping[str, Sequence[npt.NDArray[Any]]],
     """Scores and verdict of the units that are there."""
     done = {unit.key: found for unit in study.units if (found := find(study, unit)) is not None}
     scores = score(study, done, references, errors=errors)
-    return Found(study=study, scores=scores, verdict=judge(study, scores), done=done, errors=errors)
+    return Found(
+        study=study,
+        scores=scores,
+        verdict=judge(study, scores),
+        done=done,
+        errors=errors,
+        shares=shares(study, scores),
+    )
 
 
 def _said(error: BaseException) -> str:

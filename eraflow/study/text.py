@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from eraflow.study.run import Found
 from eraflow.study.verdict import Row, Verdict
-from eraflow.uncertainty import Difference
+from eraflow.uncertainty import Difference, Interval
 
 
 def text(found: Found) -> str:
@@ -21,7 +22,7 @@ def text(found: Found) -> str:
     )
     if verdict is None:
         return f"No recipe was finished on all folds.\n{head}"
-    return "\n".join([verdict.sentence, "", head, "", *_tables(verdict)])
+    return "\n".join([verdict.sentence, "", head, "", *_tables(verdict, found.shares)])
 
 
 def json_object(found: Found) -> dict[str, Any]:
@@ -37,6 +38,10 @@ def json_object(found: Found) -> dict[str, Any]:
             metric: {name: [[_plain(x) for x in row] for row in score_SE.tolist()] for name, score_SE in table.items()}
             for metric, table in found.scores.by_metric.items()
         },
+        "shares": {
+            metric: {name: [_plain(x) for x in (one.mean, one.low, one.high)] for name, one in table.items()}
+            for metric, table in found.shares.items()
+        },
         "seconds": sum(done.seconds for done in found.done.values()),
     }
 
@@ -48,7 +53,7 @@ def purge_text(found: Found) -> str:
     return f"{purge}, intervals for targets over {reach} era{'s' if reach > 1 else ''}"
 
 
-def _tables(verdict: Verdict) -> list[str]:
+def _tables(verdict: Verdict, shares: Mapping[str, Mapping[str, Interval]]) -> list[str]:
     lines = []
     width = max(len(name) for name in verdict.rows[verdict.metric])
     for metric, rows in verdict.rows.items():
@@ -56,7 +61,12 @@ def _tables(verdict: Verdict) -> list[str]:
         compared = f", against {verdict.against}" if verdict.comparisons[metric] else ""
         lines.append(f"{metric}{decides}: mean with 95 % interval, Sharpe{compared}")
         for name, row in rows.items():
-            lines.append(f"  {name:{width}}  {_row(row)}  {_against(verdict.comparisons[metric].get(name))}".rstrip())
+            said = [
+                _row(row),
+                _against(verdict.comparisons[metric].get(name)),
+                _share(shares.get(metric, {}).get(name)),
+            ]
+            lines.append(f"  {name:{width}}  {'  '.join(filter(None, said))}")
         lines.append("")
     return lines[:-1]
 
@@ -71,6 +81,13 @@ def _against(difference: Difference | None) -> str:
     if difference is None:
         return ""
     return f"{difference.verdict} by {difference.interval.mean:+.4f}, p = {difference.adjusted_p_value:.2g}"
+
+
+def _share(share: Interval | None) -> str:
+    """Of the best that a model which is fitted once can reach."""
+    if share is None or not share.defined:
+        return ""
+    return f"{share.mean:.0%} of the best ({share.low:.0%} to {share.high:.0%})"
 
 
 def _told(verdict: Verdict) -> dict[str, Any]:

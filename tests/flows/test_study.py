@@ -8,11 +8,13 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from flows.command import main
 from tests.eraflow.study.conftest import studied_folder
 from tests.real_prefect import (
     ROOT,
@@ -26,9 +28,10 @@ from tests.real_prefect import (
 )
 
 __all__ = ["studied_folder"]
+DASK = (sys.executable, "-m", "dask")
 STUDY = """
 recipes = ["ridge", "tiny"]
-seeds = 2
+seeds = 8
 target = "target_ender_20"
 feature_set = "all"
 workers = 2
@@ -42,6 +45,8 @@ recipe = "simple-mlp"
 model.hidden = [8]
 training.epochs = 1
 """
+# Two folds, in each ridge once and the network eight times.
+UNITS = 18
 LONG = """
 recipes = ["long"]
 target = "target_ender_20"
@@ -55,65 +60,71 @@ training.epochs = 1_000_000
 """
 
 
+@dataclass(frozen=True, kw_only=True)
+class KilledAndAgain:
+    """A study in turn that was killed after its first unit, and then run to its end."""
+
+    before: dict[Path, int]
+    """The finished units' files -> when they were written [ns]."""
+    after: dict[Path, int]
+    answer: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def in_turn(
+    tmp_path_factory: pytest.TempPathFactory, studied_folder: Path, prefect_server: PrefectServer
+) -> KilledAndAgain:
+    folder = tmp_path_factory.mktemp("in-turn")
+    (folder / "study.toml").write_text(STUDY)
+    environment = environment_of(folder, prefect_server)
+    with started(command(folder, studied_folder), environment, folder / "study.log") as study:
+        wait_until(lambda: finished(folder) or study.poll() is not None)
+        study.kill()
+        study.wait()
+    before = finished(folder)
+    done = run(command(folder, studied_folder), environment)
+    assert done.returncode == 0, done.stderr
+    return KilledAndAgain(before=before, after=finished(folder), answer=last_json(done.stdout))
+
+
 @pytest.fixture
 def environment(tmp_path: Path, prefect_server: PrefectServer) -> dict[str, str]:
     (tmp_path / "study.toml").write_text(STUDY)
-    return clean_environment() | {"ERAFLOW_HOME": str(tmp_path / "home"), "PREFECT_API_URL": prefect_server.url}
+    return environment_of(tmp_path, prefect_server)
 
 
-def command(tmp_path: Path, data: Path, *more: str) -> list[str]:
-    given = [str(tmp_path / "study.toml"), "--data-from", str(data), "--json", *more]
-    return [sys.executable, "-m", "flows", "study", *given]
+def environment_of(folder: Path, server: PrefectServer) -> dict[str, str]:
+    return clean_environment() | {"ERAFLOW_HOME": str(folder / "home"), "PREFECT_API_URL": server.url}
 
 
-def test_a_killed_study_repeats_no_finished_unit_and_all_runners_give_the_same_table(
-    tmp_path: Path, studied_folder: Path, environment: dict[str, str]
-) -> None:
-    units = tmp_path / "home" / "studies" / "units"
-    started = subprocess.Popen(
-        command(tmp_path, studied_folder), cwd=ROOT, env=environment, stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    wait_until(lambda: any(units.glob("[!.]*/unit.json")))
-    started.send_signal(signal.SIGKILL)
-    started.wait()
-    first = {path: path.stat().st_mtime_ns for path in units.glob("[!.]*/unit.json")}
-    done = run(command(tmp_path, studied_folder), environment)
-    assert done.returncode == 0, done.stderr
-    assert {path: path.stat().st_mtime_ns for path in first} == first
-    assert len(list(units.glob("[!.]*/unit.json"))) == 6
-    in_turn = last_json(done.stdout)
-    assert in_turn["unfinished"] == {}
+def command(folder: Path, data: Path, *more: str) -> list[str]:
+    return [sys.executable, "-m", "flows", *arguments(folder, data, *more)]
 
-    for runner in ("process", "dask"):
-        assert told(tmp_path / runner, studied_folder, environment, runner) == told_by(in_turn)
-    with cluster(environment, tmp_path) as address:
-        (tmp_path / "study.toml").write_text(on_cluster(address))
-        assert told(tmp_path / "cluster", studied_folder, environment, "dask") == told_by(in_turn)
+
+def arguments(folder: Path, data: Path, *more: str) -> list[str]:
+    return ["study", str(folder / "study.toml"), "--data-from", str(data), "--json", *more]
+
+
+def finished(folder: Path) -> dict[Path, int]:
+    """The file of each finished unit of the home in `folder` -> when it was written [ns]."""
+    found = (folder / "home" / "studies" / "units").glob("[!.]*/unit.json")
+    return {path: path.stat().st_mtime_ns for path in found}
+
+
+def test_a_killed_study_repeats_no_finished_unit(in_turn: KilledAndAgain) -> None:
+    assert 0 < len(in_turn.before) < UNITS
+    assert in_turn.before.items() <= in_turn.after.items()
+    assert len(in_turn.after) == UNITS
+    assert in_turn.answer["unfinished"] == {}
 
 
 @pytest.mark.parametrize("runner", ["process", "dask"])
-def test_a_study_that_is_stopped_leaves_no_worker_behind(
-    tmp_path: Path, studied_folder: Path, environment: dict[str, str], runner: str
+def test_a_study_whose_worker_is_killed_comes_to_the_same_table(
+    tmp_path: Path, studied_folder: Path, environment: dict[str, str], in_turn: KilledAndAgain, runner: str
 ) -> None:
-    (tmp_path / "study.toml").write_text(LONG)
-    units = tmp_path / "home" / "studies" / "units"
-    with started(command(tmp_path, studied_folder, "--runner", runner), environment, tmp_path / "study.log") as study:
-        wait_until(lambda: any(units.glob("*.part")) or study.poll() is not None)
-        study.send_signal(signal.SIGTERM)
-        assert study.wait() == 143, (tmp_path / "study.log").read_text()
-    assert not any(units.glob("*/unit.json"))
-    wait_until(lambda: not processes_of(tmp_path / "home"))
-
-
-@pytest.mark.parametrize("runner", ["process", "dask"])
-def test_a_study_whose_worker_is_killed_goes_on_from_there(
-    tmp_path: Path, studied_folder: Path, environment: dict[str, str], runner: str
-) -> None:
-    command_of_it = command(tmp_path, studied_folder, "--runner", runner, "--seeds", "8")
-    units = tmp_path / "home" / "studies" / "units"
-    with started(command_of_it, environment, tmp_path / "study.log") as study:
-        wait_until(lambda: any(units.glob("[!.]*/unit.json")) or study.poll() is not None)
+    asked = command(tmp_path, studied_folder, "--runner", runner)
+    with started(asked, environment, tmp_path / "study.log") as study:
+        wait_until(lambda: finished(tmp_path) or study.poll() is not None)
         os.kill(workers_of(study.pid)[0], signal.SIGKILL)
         code = study.wait()
     text = (tmp_path / "study.log").read_text()
@@ -122,68 +133,98 @@ def test_a_study_whose_worker_is_killed_goes_on_from_there(
         assert code == 1
         assert "its worker was lost first" in text
         assert "run the study again" in text
-        first = {path: path.stat().st_mtime_ns for path in units.glob("[!.]*/unit.json")}
-        again = run(command_of_it, environment)
-        assert again.returncode == 0, again.stderr
-        assert {path: path.stat().st_mtime_ns for path in first} == first
     else:  # Dask starts another worker in its place
         assert code == 0, text
-    assert len(list(units.glob("[!.]*/unit.json"))) == 18
+        assert len(finished(tmp_path)) == UNITS
+    before = finished(tmp_path)
+    assert told(asked, environment) == told_by(in_turn.answer)
+    assert before.items() <= finished(tmp_path).items()
+    assert not processes_of(tmp_path / "home")
 
 
-def test_a_cluster_that_cannot_do_the_units_is_refused(
-    tmp_path: Path, studied_folder: Path, environment: dict[str, str]
+def test_a_cluster_is_refused_until_it_can_do_the_units_and_comes_to_the_same_table(
+    tmp_path: Path, studied_folder: Path, environment: dict[str, str], in_turn: KilledAndAgain
 ) -> None:
     address = f"tcp://127.0.0.1:{free_port()}"
-    (tmp_path / "study.toml").write_text(on_cluster(address))
+    (tmp_path / "study.toml").write_text(f'dask_address = "{address}"\n{STUDY}')
     asked = command(tmp_path, studied_folder, "--runner", "dask")
     done = run(asked, environment)
     assert done.returncode == 2
     assert f"must be that of a scheduler whose workers have eraflow, however {address} is not" in done.stderr
-    with cluster(environment, tmp_path, workers=0) as address:
-        (tmp_path / "study.toml").write_text(on_cluster(address))
+    with ExitStack() as cluster:
+        cluster.enter_context(scheduler(address, environment, tmp_path))
         done = run(asked, environment)
-    assert done.returncode == 2
-    assert f"the cluster at {address} must have a worker, however it has none" in done.stderr
-    assert not (tmp_path / "home" / "studies" / "units").exists()
+        assert done.returncode == 2
+        assert f"the cluster at {address} must have a worker, however it has none" in done.stderr
+        assert not finished(tmp_path)
+        cluster.enter_context(workers(address, environment, tmp_path))
+        assert told(asked, environment) == told_by(in_turn.answer)
 
 
-def test_a_study_without_dask_says_what_to_install(
-    tmp_path: Path, studied_folder: Path, environment: dict[str, str]
+@pytest.mark.parametrize("runner", ["process", "dask"])
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_a_study_that_is_stopped_leaves_no_worker_behind(
+    tmp_path: Path, studied_folder: Path, environment: dict[str, str], runner: str, stop: signal.Signals
 ) -> None:
-    (tmp_path / "prefect_dask.py").write_text("raise ImportError('No module named prefect_dask')")
-    without = environment | {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
-    done = run(command(tmp_path, studied_folder, "--runner", "dask"), without)
-    assert done.returncode == 2
-    assert "pip install 'eraflow[dask]'" in done.stderr
-    assert not (tmp_path / "home" / "studies" / "units").exists()
+    (tmp_path / "study.toml").write_text(LONG)
+    units = tmp_path / "home" / "studies" / "units"
+    with started(command(tmp_path, studied_folder, "--runner", runner), environment, tmp_path / "study.log") as study:
+        wait_until(lambda: any(units.glob("*.part")) or study.poll() is not None)
+        if stop is signal.SIGINT:  # as a terminal sends it: to all of them
+            os.killpg(study.pid, stop)
+        else:
+            study.send_signal(stop)
+        assert study.wait() == 128 + stop, (tmp_path / "study.log").read_text()
+    assert "Traceback" not in (tmp_path / "study.log").read_text()
+    assert not any(units.glob("*/unit.json"))
+    wait_until(lambda: not processes_of(tmp_path / "home"))
 
 
+def test_a_study_without_dask_says_what_to_install_before_it_reads_any_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "study.toml").write_text(STUDY)
+    monkeypatch.setenv("ERAFLOW_HOME", str(tmp_path / "home"))
+    monkeypatch.setitem(sys.modules, "prefect_dask", None)
+    assert main(arguments(tmp_path, tmp_path / "no-data", "--runner", "dask")) == 2
+    assert "pip install 'eraflow[dask]'" in capsys.readouterr().err
+    assert not (tmp_path / "home").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "flags", "refused"),
+    [
+        (STUDY, ("--folds", "9"), "fold 1"),
+        (STUDY, ("--recipes", "ridge,rigde"), "rigde"),
+        (STUDY, ("--seeds", "0"), "seeds must be 1 or more, however it is 0"),
+        ("folds = 3", ("--folds", "2"), "folds must be a table, however 3 was given"),
+        ('dask_address = "tcp://127.0.0.1:1"', (), 'dask_address needs runner = "dask"'),
+    ],
+)
 def test_a_study_that_means_nothing_ends_with_2_before_any_training(
-    tmp_path: Path, studied_folder: Path, environment: dict[str, str]
+    tmp_path: Path,
+    studied_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    text: str,
+    flags: tuple[str, ...],
+    refused: str,
 ) -> None:
-    done = run(command(tmp_path, studied_folder, "--folds", "9"), environment)
-    assert done.returncode == 2
-    assert "fold 1" in done.stderr
+    (tmp_path / "study.toml").write_text(text)
+    monkeypatch.setenv("ERAFLOW_HOME", str(tmp_path / "home"))
+    assert main(arguments(tmp_path, studied_folder, *flags)) == 2
+    assert refused in capsys.readouterr().err
     assert not (tmp_path / "home" / "studies" / "units").exists()
 
 
-def on_cluster(address: str) -> str:
-    """The study, on the cluster at `address`."""
-    return f'runner = "dask"\ndask_address = "{address}"\n{STUDY}'
-
-
-def told(home: Path, data: Path, environment: dict[str, str], runner: str) -> Any:
-    """What the study in the folder of `home` says in a home of its own, which no process uses afterwards."""
-    own = environment | {"ERAFLOW_HOME": str(home)}
-    done = run(command(home.parent, data, "--runner", runner), own)
+def told(asked: Sequence[str], environment: dict[str, str]) -> Any:
+    """What the study says that may not depend on how its units were run."""
+    done = run(list(asked), environment)
     assert done.returncode == 0, done.stderr
-    assert not processes_of(home)
     return told_by(last_json(done.stdout))
 
 
 def told_by(answer: dict[str, Any]) -> Any:
-    """All that may not depend on how the units were run."""
     return {name: answer[name] for name in ("scores", "verdict", "unfinished")}
 
 
@@ -201,20 +242,24 @@ def workers_of(process_id: int) -> list[int]:
 
 
 @contextmanager
-def cluster(environment: dict[str, str], folder: Path, workers: int = 2) -> Iterator[str]:
-    """The address of a Dask cluster on free ports of 127.0.0.1, started as a user starts one."""
-    address = f"tcp://127.0.0.1:{free_port()}"
-    dask = [sys.executable, "-m", "dask"]
-    scheduler = [*dask, "scheduler", "--host", address, "--no-dashboard", "--dashboard-address", "127.0.0.1:0"]
-    worker = [*dask, "worker", address, "--nworkers", "1", "--nthreads", "1", "--host", "127.0.0.1", "--no-dashboard"]
-    logs = [folder / f"worker-{number}.log" for number in range(workers)]
-    with ExitStack() as stack:
-        stack.enter_context(started(scheduler, environment, folder / "scheduler.log"))
+def scheduler(address: str, environment: dict[str, str], folder: Path) -> Iterator[None]:
+    """A Dask scheduler, started as a user starts one."""
+    dask = [*DASK, "scheduler", "--host", address, "--no-dashboard", "--dashboard-address", "127.0.0.1:0"]
+    with started(dask, environment, folder / "scheduler.log"):
         wait_until(lambda: "Scheduler at" in (folder / "scheduler.log").read_text())
-        for log in logs:
-            stack.enter_context(started([*worker, "--local-directory", str(folder)], environment, log))
-        wait_until(lambda: all("Registered to" in log.read_text() for log in logs))
-        yield address
+        yield
+
+
+@contextmanager
+def workers(address: str, environment: dict[str, str], folder: Path) -> Iterator[None]:
+    """Two workers of the scheduler at `address`, in processes of one program."""
+    dask = [
+        *DASK, "worker", address, "--nworkers", "2", "--nthreads", "1", "--memory-limit", "0", "--host", "127.0.0.1",
+        "--no-dashboard", "--local-directory", str(folder),
+    ]  # fmt: skip
+    with started(dask, environment, folder / "workers.log"):
+        wait_until(lambda: (folder / "workers.log").read_text().count("Registered to") == 2)
+        yield
 
 
 @contextmanager
@@ -223,7 +268,7 @@ def started(command_of_it: Sequence[str], environment: dict[str, str], log: Path
     with log.open("wb") as output:
         process = subprocess.Popen(
             command_of_it, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-            start_new_session=True,
+            start_new_session=True, preexec_fn=_interruptible,
         )  # fmt: skip
     try:
         yield process
@@ -234,3 +279,8 @@ def started(command_of_it: Sequence[str], environment: dict[str, str], log: Path
         finally:
             process.kill()
             process.wait()
+
+
+def _interruptible() -> None:
+    """A shell that starts the tests in its background has them, and what they start, ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -230,8 +230,7 @@ def test_a_share_of_the_best_reachable_is_a_column_where_it_is_known(found: Foun
     assert "of the best reachable" not in study_page(found)
     one = found.verdict.rows["spearman"]["ridge"].interval
     share = replace(one, mean=0.49, low=0.31, high=0.66, lacking="")
-    known = replace(found)
-    object.__setattr__(known, "shares", {"payout": {"ridge": share}, "spearman": {"tiny": share}})
+    known = replace(found, shares={"payout": {"ridge": share}, "spearman": {"tiny": share}})
     told = Parsed(study_page(known)).text
     assert told.count("of the best reachable") == 2
     assert told.count("49 % (31 % to 66 %)") == 2
