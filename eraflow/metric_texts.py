@@ -98,7 +98,7 @@ def share_text(share: float) -> str:
     >>> share_text(0.574), share_text(float("nan"))
     ('57 %', '–')
     """
-    return f"{100 * share:.0f} %" if math.isfinite(share) else signed(math.nan)
+    return f"{signed(100 * share, 0)} %" if math.isfinite(share) else signed(math.nan)
 
 
 def headings() -> list[object]:
@@ -144,9 +144,10 @@ def difference_cell(metric: str, difference: Difference) -> Markup:
     found = difference.interval
     if not found.defined:
         return Markup(f'<span class="nothing">{escaped("nothing can be said")}</span>')
-    told = f"{signed(found.mean, decimals)} ({span_text(found, decimals)})"
+    mean, bounds = escaped(signed(found.mean, decimals)), escaped(f"({span_text(found, decimals)})")
     head = escaped(f"{word}, {p_text(difference)}")
-    return Markup(f'<span class="{kind}">{head}</span><br><span class="muted still">{escaped(told)}</span>')
+    told = f'<span class="muted still">{mean}</span> <span class="muted still">{bounds}</span>'
+    return Markup(f'<span class="{kind}">{head}</span><br>{told}')
 
 
 def p_text(difference: Difference) -> str:

@@ -10,7 +10,8 @@ import logging
 import multiprocessing
 import os
 import queue
-from collections.abc import Generator, Iterator
+import signal
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from tasks.run import describe_run
 
 logger = logging.getLogger("eraflow")
 
-CONNECT_S = 5.0
+CONNECT_S = 10.0
 AGAIN = "run the study again, which does what is missing"
 LOCAL_CLUSTER: dict[str, Any] = {
     # No page about the study is served.
@@ -117,7 +118,10 @@ def _runner(opened: Study) -> Iterator[Any]:
         if config.runner == "in turn":
             yield None
         elif config.runner == "process":
-            yield _Processes(max_workers=config.workers)
+            # A terminal sends Ctrl-C to the workers too; without this each would leave a traceback.
+            on_signal: Callable[..., Any] = signal.signal
+            ignored = (signal.SIGINT, signal.SIG_IGN)
+            yield _Processes(max_workers=config.workers, initializer=on_signal, initargs=ignored)
         else:
             with _dask(opened) as runner:
                 yield runner

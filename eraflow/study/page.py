@@ -191,7 +191,7 @@ def _scores(found: Found, verdict: Verdict, metric: str, **look: str) -> Markup:
     """The table of one score: a row for each candidate."""
     shares, compared = found.shares.get(metric, {}), verdict.comparisons[metric]
     head: list[object] = ["candidate", *headings()]
-    head += [numeric("of the best reachable")] if shares else []
+    head += [Markup("of the best<br> reachable")] if shares else []
     head += [f"against {verdict.against}"] if compared else []
     rows = [
         [
@@ -205,11 +205,11 @@ def _scores(found: Found, verdict: Verdict, metric: str, **look: str) -> Markup:
     return table(head, rows, **look)
 
 
-def _share_cell(share: Interval | None) -> Number:
+def _share_cell(share: Interval | None) -> Markup | None:
     if share is None or not math.isfinite(share.mean):
-        return numeric(signed(math.nan))
-    bounds = f" ({share_text(share.low)} to {share_text(share.high)})" if share.defined else ""
-    return numeric(f"{share_text(share.mean)}{bounds}")
+        return None
+    bounds = f"({share_text(share.low)} to {share_text(share.high)})" if share.defined else ""
+    return Markup(f'<span class="still">{share_text(share.mean)}</span> <span class="still muted">{bounds}</span>')
 
 
 def _noise(verdict: Verdict) -> Markup | None:

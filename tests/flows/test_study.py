@@ -16,7 +16,9 @@ import pytest
 
 from flows.command import main
 from tests.eraflow.study.conftest import studied_folder
+from tests.flows.test_command import _as_before
 from tests.real_prefect import (
+    PATIENCE_S,
     ROOT,
     PrefectServer,
     clean_environment,
@@ -27,7 +29,7 @@ from tests.real_prefect import (
     wait_until,
 )
 
-__all__ = ["studied_folder"]
+__all__ = ["_as_before", "studied_folder"]
 DASK = (sys.executable, "-m", "dask")
 STUDY = """
 recipes = ["ridge", "tiny"]
@@ -184,7 +186,6 @@ def test_a_study_without_dask_says_what_to_install_before_it_reads_any_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "study.toml").write_text(STUDY)
-    monkeypatch.setenv("ERAFLOW_HOME", str(tmp_path / "home"))
     monkeypatch.setitem(sys.modules, "prefect_dask", None)
     assert main(arguments(tmp_path, tmp_path / "no-data", "--runner", "dask")) == 2
     assert "pip install 'eraflow[dask]'" in capsys.readouterr().err
@@ -204,14 +205,12 @@ def test_a_study_without_dask_says_what_to_install_before_it_reads_any_data(
 def test_a_study_that_means_nothing_ends_with_2_before_any_training(
     tmp_path: Path,
     studied_folder: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     text: str,
     flags: tuple[str, ...],
     refused: str,
 ) -> None:
     (tmp_path / "study.toml").write_text(text)
-    monkeypatch.setenv("ERAFLOW_HOME", str(tmp_path / "home"))
     assert main(arguments(tmp_path, studied_folder, *flags)) == 2
     assert refused in capsys.readouterr().err
     assert not (tmp_path / "home" / "studies" / "units").exists()
@@ -275,7 +274,7 @@ def started(command_of_it: Sequence[str], environment: dict[str, str], log: Path
     finally:
         process.terminate()
         try:
-            process.wait(20)
+            process.wait(PATIENCE_S)
         finally:
             process.kill()
             process.wait()
