@@ -25,7 +25,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise InputError(f"configuration file {path} does not exist; give an existing file to --config") from error
+        raise InputError(f"configuration file {path} does not exist; name one that does") from error
     except (OSError, ValueError, RecursionError) as error:  # tomllib lets more through than its own error
         raise InputError(f"configuration file {path} cannot be read as TOML: {error}") from error
 

@@ -91,8 +91,11 @@ def benchmark_files(folder: Path) -> list[Path]:
     )
 
 
-def require_benchmark(files: Sequence[Path], column: str) -> None:
-    """Raises `InputError` unless one of `files` has predictions named `column`, `DataError` if one cannot be read."""
+def require_benchmark(files: Sequence[Path], column: str, asked: str = "data.residual_of") -> None:
+    """Raises `InputError` unless one of `files` has predictions named `column`, `DataError` if one cannot be read.
+
+    `asked` is what named it.
+    """
     names = list[str]()
     for path in files:
         with ParquetSource(path) as source:
@@ -100,7 +103,7 @@ def require_benchmark(files: Sequence[Path], column: str) -> None:
     if column not in names:
         where = ", ".join(str(path) for path in files)
         raise InputError(
-            f"data.residual_of must be one of {', '.join(names) or 'the benchmarks'} of {where}, however it is"
+            f"{asked} must be one of {', '.join(names) or 'the benchmarks'} of {where}, however it is"
             f" {column!r}{nearest(column, names)}"
         )
 

@@ -94,7 +94,7 @@ def make_request(
         wait_s=wait_s,
         data_from=data_from,
     )
-    for name in recipe_names(request):
+    for name in [*config.variants, *recipe_names(request)]:
         wanted_recipe(request, name)
     return request
 
@@ -124,7 +124,7 @@ def wanted_recipe(request: Request, name: str) -> Recipe:
 def named_recipe(variants: Mapping[str, Mapping[str, Any]], name: str) -> Recipe:
     """The variant or recipe called `name`. Raises `InputError` for an unknown name or a wrong variant."""
     if name in variants:
-        return variant_of(name, variants[name], recipes.get)
+        return variant_of(name, variants[name], recipes.get, recipes.RECIPES)
     if name not in recipes.RECIPES:
         known = [*recipes.RECIPES, *variants]
         raise InputError(

@@ -7,7 +7,7 @@ model.hidden = [256]
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
 
 from eraflow.config import build, to_table
@@ -19,16 +19,16 @@ EXCLUDES = {"epochs": "steps", "steps": "epochs", "batch_size": "eras_per_step",
 T = TypeVar("T")
 
 
-def variant_of(name: str, tables: Mapping[str, Any], base_of: Callable[[str], T]) -> T:
+def variant_of(name: str, tables: Mapping[str, Any], base_of: Callable[[str], T], taken: Collection[str]) -> T:
     """What `base_of` gives for the recipe that the variant names, with the variant's changes and its own name.
 
-    Raises `InputError` by the dotted path of what is wrong.
+    Raises `InputError` by the dotted path of what is wrong, also for a name that is `taken`.
     """
     here = f"variants.{name}"
+    if name in taken:
+        raise InputError(f"{here} must have a name of its own, however {name} is one of eraflow's; choose another")
     if not isinstance(base_name := tables.get("recipe"), str):
         raise InputError(f"{here}.recipe must name the recipe that it changes, however it does not")
-    if base_name == name:
-        raise InputError(f"{here} must have a name of its own, however it is that of the recipe it changes")
     base = base_of(base_name)
     changed = to_table(base)
     for part, values in tables.items():

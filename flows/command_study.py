@@ -94,7 +94,7 @@ def _changed(table: Mapping[str, Any], options: argparse.Namespace) -> dict[str,
         "reserved_from": options.reserved_from,
     }
     parts: dict[str, Any] = {
-        "recipes": [name for name in options.recipes.split(",") if name] if options.recipes else None,
+        "recipes": [name.strip() for name in options.recipes.split(",") if name.strip()] if options.recipes else None,
         "seeds": options.seeds,
         "target": options.target,
         "feature_set": options.feature_set,

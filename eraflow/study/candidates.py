@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -55,8 +55,13 @@ def candidates_of(config: StudyConfig) -> list[Candidate]:
 
     Raises `InputError` for a name that is neither a recipe, a rival nor a variant, by its dotted path.
     """
-    found = [_found(name, config.variants) for name in config.recipes]
-    return [replace(one, data=_data(one.data, config)) for one in found]
+    known = [*recipes.RECIPES, *RIVALS]
+    for name in config.ensembles:
+        if name in known:
+            raise InputError(f"ensembles.{name} must have a name of its own, however {name} is one of eraflow's")
+    for name in config.variants:  # those that are not studied may be wrong too
+        _found(name, config)
+    return [_found(name, config) for name in config.recipes]
 
 
 def seeds_of(candidate: Candidate, seeds: int) -> range:
@@ -65,8 +70,10 @@ def seeds_of(candidate: Candidate, seeds: int) -> range:
 
 
 def fingerprint(candidate: Candidate) -> str:
-    """A hash of all values but the name, 64 hexadecimal digits: equal candidates share their results."""
+    """A hash of all values but the name and the seed, which a study draws: equal candidates share their results."""
     table = {key: value for key, value in asdict(candidate).items() if key != "name"}
+    if isinstance(candidate, Recipe):
+        table["training"]["seed"] = 0
     return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()
 
 
@@ -129,12 +136,19 @@ def _data(data: DataConfig, config: StudyConfig) -> DataConfig:
         raise InputError(f"data.{error}") from error
 
 
-def _found(name: str, variants: Mapping[str, Mapping[str, Any]]) -> Candidate:
-    if name in variants:
-        return variant_of(name, variants[name], lambda base: _found(base, {}))
+def _found(name: str, config: StudyConfig) -> Candidate:
+    if name in config.variants:
+        found = variant_of(name, config.variants[name], lambda base: _named(base, config), [*recipes.RECIPES, *RIVALS])
+        return replace(found, data=_data(found.data, config))
+    return _named(name, config)
+
+
+def _named(name: str, config: StudyConfig) -> Candidate:
     if name in RIVALS:
-        return RIVALS[name]()
-    known = [*recipes.RECIPES, *RIVALS, *variants]
-    if name not in recipes.RECIPES:
+        found: Candidate = RIVALS[name]()
+    elif name in recipes.RECIPES:
+        found = recipes.get(name)
+    else:
+        known = [*recipes.RECIPES, *RIVALS, *config.variants]
         raise InputError(f"recipes must be of {', '.join(known)}, however {name!r} was given{nearest(name, known)}")
-    return recipes.get(name)
+    return replace(found, data=_data(found.data, config))

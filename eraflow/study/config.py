@@ -75,6 +75,8 @@ class StudyConfig:
         for name, members in self.ensembles.items():
             if name in self.recipes or name in self.variants:
                 raise ValueError(f"ensembles.{name} must have a name of its own, however a recipe is called so")
+            if len(set(members)) < len(members):
+                raise ValueError(f"ensembles.{name} must name each of its members once, however one is there twice")
             if len(members) < 2 or (unknown := [one for one in members if one not in self.recipes]):
                 told = f"{unknown[0]} is none of them" if len(members) > 1 else f"it has {len(members)}"
                 raise ValueError(f"ensembles.{name} must be two or more of the recipes, however {told}")

@@ -14,6 +14,7 @@ import hashlib
 import io
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,15 +45,21 @@ def exposure_scores(
     told = [FORMAT, list(keys), study.features, study.neutral_features, validation_E.tolist()]
     name = hashlib.sha256(json.dumps(told).encode()).hexdigest()[:24]
     path = study.folder.parent / "exposures" / f"{name}.npy"
-    if path.is_file():
-        found: F64 = np.load(path)
-    else:
+    if (found := _kept(path)) is None:
         found = _computed(study, validation_E, prediction_MK)
         path.parent.mkdir(parents=True, exist_ok=True)
         stream = io.BytesIO()
         np.save(stream, found)
         write_atomically(path, stream.getvalue())
     return dict(zip(NAMES, found, strict=True))
+
+
+def _kept(path: Path) -> F64 | None:
+    try:
+        found: F64 = np.load(path)
+        return found
+    except (OSError, EOFError, ValueError):
+        return None  # never made, or damaged: made again
 
 
 def _computed(study: Study, validation_E: npt.NDArray[np.int64], prediction_MK: npt.NDArray[Any]) -> F64:

@@ -118,8 +118,10 @@ def estimated_text(verdict: Verdict) -> str:
     if not compared:
         return f"{told} There is nothing to compare with."
     counted = counted_text(len(compared), "comparison")
-    corrected = "; verdicts are corrected for their number by Holm's method" if len(compared) > 1 else ""
-    return f"{told} {counted} with {verdict.against}{corrected}."
+    if len(compared) < 2:
+        return f"{told} {counted} with {verdict.against}."
+    corrected = "verdicts are corrected for their number by Holm's method, and so is what is said to be above 0"
+    return f"{told} {counted} with {verdict.against}; {corrected}."
 
 
 def series(found: Found, metric: str) -> list[Line]:
@@ -187,6 +189,12 @@ def _deciding(found: Found, verdict: Verdict) -> Markup | None:
     return joined([*parts, _noise(verdict)])
 
 
+def _eras_text(found: Found, verdict: Verdict, metric: str) -> str:
+    """How many eras have that score, where it is not all."""
+    eras = max(row.interval.eras for row in verdict.rows[metric].values())
+    return f"; {counted_text(eras, 'era')} alone" if eras < len(found.scores.era_E) else ""
+
+
 def _scores(found: Found, verdict: Verdict, metric: str, **look: str) -> Markup:
     """The table of one score: a row for each candidate."""
     shares, compared = found.shares.get(metric, {}), verdict.comparisons[metric]
@@ -236,7 +244,7 @@ def _others(found: Found, verdict: Verdict) -> Markup | None:
     """A compact table for each score that does not decide, and one for all that only describe a candidate."""
     others = [metric for metric in verdict.rows if metric != verdict.metric]
     scores = [
-        _scores(found, verdict, metric, caption=titled(metric), kind="close")
+        _scores(found, verdict, metric, caption=f"{titled(metric)}{_eras_text(found, verdict, metric)}", kind="close")
         for metric in others
         if text_of(metric).sums
     ]

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -189,24 +190,25 @@ class Study:
     def training_eras(self, unit: Unit) -> npt.NDArray[np.int64]:
         """Those of the unit's fold that its candidate takes: purge first, stride after.
 
-        An extra target that reaches further than the study's target purges more, for its candidate alone: the folds
-        stay those of all. Raises `InputError` if that leaves nothing.
+        An extra target purges what its own horizon asks for, for its candidate alone: the folds stay those of all, and
+        a purge that the study gives is of the study's target. Raises `InputError` if that leaves nothing.
         """
         train_E, data = unit.fold.train_E, unit.candidate.data
-        if data.extra_targets and self.config.folds.purge_eras is None:
+        if data.extra_targets:
             longest = max(self.extra_purges[name] for name in data.extra_targets)
             train_E = purge(train_E, unit.fold.validation_E, longest)
         return every_nth(train_E, data.era_stride)
 
     def _unit(self, candidate: Candidate, fold: Fold, seed: int) -> Unit:
         unit = Unit(candidate=candidate, fold=fold, seed=seed, key="")
-        return replace(unit, key=self._key(candidate, fold, unit.drawn))
+        return replace(unit, key=self._key(unit))
 
-    def _key(self, candidate: Candidate, fold: Fold, drawn: int) -> str:
-        decides = [
+    def _key(self, unit: Unit) -> str:
+        candidate, fold = unit.candidate, unit.fold
+        decides: list[Any] = [
             FORMAT,
             fingerprint(candidate),
-            drawn,
+            unit.drawn,
             [one.sha256 for one in self.stored],
             list(self.sets.columns(candidate.data.feature_set)),
             self.target,
@@ -215,6 +217,8 @@ class Study:
         ]
         if candidate.data.residual_of:
             decides.append(list(self.benchmarks_sha256))
+        if candidate.data.extra_targets:  # which purge more than the fold does
+            decides.append(self.training_eras(unit).tolist())
         return hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:24]
 
 
@@ -237,6 +241,7 @@ def plan(
     features = list(dict.fromkeys([*_features(candidates, sets), *sets.sets.get(NEUTRAL, ())]))
     _require_one_target(candidates)
     benchmarks = _benchmarks(candidates, features_file.parent)
+    _require_compared(config, benchmark_files(features_file.parent))
     parts = [
         decode(file.path, into=decoded, sha256=file.sha256, features=features, progress=progress).folder
         for file in files
@@ -323,6 +328,12 @@ def _benchmarks(candidates: Sequence[Candidate], folder: Path) -> list[Path]:
     for column in wanted.values():
         require_benchmark(files, column)
     return files
+
+
+def _require_compared(config: StudyConfig, files: Sequence[Path]) -> None:
+    """Raises `InputError` for a benchmark that was named and is in none of the files that are there."""
+    if files and config.benchmark not in ("", StudyConfig().benchmark):
+        require_benchmark(files, config.benchmark, "benchmark")
 
 
 def _keep_benchmark(study: Study, column: str, files: Sequence[Path]) -> None:

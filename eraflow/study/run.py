@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from eraflow.errors import EraflowError
 from eraflow.progress import Progress, silent
-from eraflow.references import META_MODEL, reference
+from eraflow.references import META_MODEL, benchmark_files, reference
 from eraflow.rounds import duration_text
 from eraflow.study.oracle import shares
 from eraflow.study.plan import Study, Unit
@@ -44,13 +44,13 @@ def references_of(study: Study) -> dict[str, list[npt.NDArray[Any]]]:
 
     `meta_model.parquet` and `*_benchmark_models.parquet` lie beside the study's `features.json`. Raises as `reference`.
     """
+    here = study.features_file.parent
     wanted = {
-        MMC: ("meta_model.parquet", META_MODEL),
-        BMC: ("*_benchmark_models.parquet", study.config.benchmark),
+        MMC: (sorted(here.glob("meta_model.parquet")), META_MODEL),
+        BMC: (benchmark_files(here), study.config.benchmark),
     }
     found = {}
-    for name, (pattern, column) in wanted.items():
-        files = sorted(study.features_file.parent.glob(pattern))
+    for name, (files, column) in wanted.items():
         if column and files:
             found[name] = [reference(one, files, column) for one in study.stored]
     return {name: parts for name, parts in found.items() if not all(np.isnan(part).all() for part in parts)}

@@ -66,7 +66,7 @@ def score(
         era_E=np.concatenate([one.era_E for one in parts]).astype(np.int64),
         fold_E=np.concatenate([np.full(len(one.era_E), one.fold.number) for one in parts]),
         by_metric=_by_candidate(joined, list(columns)),
-        correlation=_pairs(np.mean([one.together_KK for one in parts], axis=0), list(columns)),
+        correlation=_pairs(_mean_over_eras([one.together_EKK for one in parts]), list(columns)),
         unfinished=unfinished,
     )
 
@@ -86,7 +86,7 @@ class _Scored:
     era_E: npt.NDArray[np.int64]
     by_name: Mapping[str, F64]
     """Metric -> `[E, K]`."""
-    together_KK: F64
+    together_EKK: F64
 
 
 def _scored(
@@ -100,7 +100,7 @@ def _scored(
     if BMC in reference_M:
         by_name[BENCHMARK_CORR] = PreparedScores(reference_M[BMC], era_M)(prediction_MK, (SPEARMAN,))[SPEARMAN]
     by_name |= exposure_scores(study, fold.validation_E, prediction_MK, [_told(units) for units in units_K])
-    return _Scored(fold=fold, era_E=prepared.era_E, by_name=by_name, together_KK=_correlations(prediction_MK, era_M))
+    return _Scored(fold=fold, era_E=prepared.era_E, by_name=by_name, together_EKK=_correlations(prediction_MK, era_M))
 
 
 def _prediction(units: Sequence[Unit], done: Mapping[str, Done], era_M: npt.NDArray[np.int32]) -> npt.NDArray[Any]:
@@ -159,12 +159,21 @@ def _by_candidate(joined: Mapping[str, F64], columns: Sequence[tuple[str, int]])
     }
 
 
-def _correlations(prediction_MK: npt.NDArray[np.float32], era_M: npt.NDArray[np.int32]) -> F64:
-    """Mean over eras of Pearson's correlations between columns, which are ranks; float64 `[K, K]`."""
+def _correlations(prediction_MK: npt.NDArray[Any], era_M: npt.NDArray[np.int32]) -> F64:
+    """Pearson's correlations between columns, which are ranks, era by era; float64 `[E, K, K]`."""
     bounds = np.flatnonzero(np.diff(era_M)) + 1
     with np.errstate(invalid="ignore", divide="ignore"):
-        parts = [np.atleast_2d(np.corrcoef(part.T)) for part in np.split(prediction_MK, bounds) if len(part) > 1]
-    return np.asarray(np.nanmean(parts, axis=0))
+        return np.array(
+            [np.atleast_2d(np.corrcoef(part.T)) for part in np.split(prediction_MK, bounds) if len(part) > 1]
+        )
+
+
+def _mean_over_eras(parts: Sequence[F64]) -> F64:
+    """Of those eras that define a correlation; NaN where none does."""
+    together_EKK = np.concatenate(parts)
+    known_KK = (~np.isnan(together_EKK)).sum(0)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.nansum(together_EKK, axis=0) / known_KK)
 
 
 def _pairs(together_KK: F64, columns: Sequence[tuple[str, int]]) -> dict[tuple[str, str], float]:

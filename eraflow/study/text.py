@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from eraflow.study.run import Found
+from eraflow.study.scores import DESCRIBING
 from eraflow.study.verdict import Row, Verdict
 from eraflow.uncertainty import Difference, Interval
 
@@ -59,10 +60,13 @@ def _tables(verdict: Verdict, shares: Mapping[str, Mapping[str, Interval]]) -> l
     for metric, rows in verdict.rows.items():
         decides = ", which decides" if metric == verdict.metric else ""
         compared = f", against {verdict.against}" if verdict.comparisons[metric] else ""
-        lines.append(f"{metric}{decides}: mean with 95 % interval, Sharpe{compared}")
+        describes = metric in DESCRIBING
+        sharpe = "" if describes else ", Sharpe"
+        eras = max(row.interval.eras for row in rows.values())
+        lines.append(f"{metric} of {eras} eras{decides}: mean with 95 % interval{sharpe}{compared}")
         for name, row in rows.items():
             said = [
-                _row(row),
+                _row(row, sharpe=not describes),
                 _against(verdict.comparisons[metric].get(name)),
                 _share(shares.get(metric, {}).get(name)),
             ]
@@ -71,10 +75,11 @@ def _tables(verdict: Verdict, shares: Mapping[str, Mapping[str, Interval]]) -> l
     return lines[:-1]
 
 
-def _row(row: Row) -> str:
+def _row(row: Row, *, sharpe: bool) -> str:
     interval = row.interval
     span = f"{interval.low:+.4f} to {interval.high:+.4f}" if interval.defined else "no interval"
-    return f"{interval.mean:+.4f} ({span})  {row.summary.sharpe:+.2f}"
+    told = f"{interval.mean:+.4f} ({span})"
+    return f"{told}  {row.summary.sharpe:+.2f}" if sharpe else told
 
 
 def _against(difference: Difference | None) -> str:

@@ -59,8 +59,11 @@ def find(study: Study, unit: Unit) -> Done | None:
     """The unit if it is finished."""
     folder = folder_of(study, unit)
     try:
-        return Done(folder=folder, **json.loads((folder / TOLD).read_bytes())["done"])
-    except (OSError, ValueError, KeyError, TypeError):
+        found = Done(folder=folder, **json.loads((folder / TOLD).read_bytes())["done"])
+        # Its length is checked against its header; what is in it was whole when it was moved into its place.
+        np.load(folder / PREDICTION, mmap_mode="r")
+        return found
+    except (OSError, EOFError, ValueError, KeyError, TypeError):
         return None  # never done, or damaged: done again
 
 

@@ -17,8 +17,10 @@ from eraflow.study.plan import Study
 from eraflow.study.scores import DESCRIBING, PAYOUT, Scores
 from eraflow.uncertainty import Difference, Interval, SeedNoise, differences, holm, interval, seed_noise
 
-# The first of these that the data define decides: what is paid, then what comes nearest to it.
+# The first of these that the data define well enough decides: what is paid, then what comes nearest to it.
 DECIDING = (PAYOUT, NUMERAI_CORR, SPEARMAN)
+# A score that fewer of the validated eras define, as payout where the meta model begins late, does not decide.
+LEAST_SHARE = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,9 +53,11 @@ class Verdict:
 
 def judge(study: Study, scores: Scores) -> Verdict | None:
     """None where not one candidate is finished."""
-    metric = next((name for name in DECIDING if name in scores.by_metric), None)
-    if metric is None:
+    known = [name for name in DECIDING if name in scores.by_metric]
+    if not known:
         return None
+    most = max(defined_eras(scores, name) for name in known)
+    metric = next(name for name in known if defined_eras(scores, name) >= LEAST_SHARE * most)
     horizon = study.horizon_eras
     rows = {
         name: {who: _row(score_SE, scores, horizon) for who, score_SE in table.items()}
@@ -71,6 +75,12 @@ def judge(study: Study, scores: Scores) -> Verdict | None:
         rows=rows,
         comparisons=comparisons,
     )
+
+
+def defined_eras(scores: Scores, metric: str) -> int:
+    """Eras in which every candidate has that score."""
+    table = scores.by_metric[metric]
+    return int(np.isfinite(np.concatenate(list(table.values()))).all(0).sum())
 
 
 def _row(score_SE: npt.NDArray[np.float64], scores: Scores, horizon: int) -> Row:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from eraflow import recipes
@@ -35,20 +35,28 @@ class Advice:
 def advice(study: Study, verdict: Verdict) -> Advice:
     """The best of those that are better than the baseline, otherwise the baseline: a tie is no reason to change.
 
-    Where eraflow cannot submit that, the network with the highest mean in its place.
+    Where eraflow cannot submit that, the network with the highest mean that is not worse than the baseline.
     """
     candidates = {one.name: one for one in study.candidates}
     name, why = _chosen(verdict)
     lines = lines_for(candidates[name], study.config) if name in candidates else None
     if lines is not None:
-        return Advice(name=name, sentences=(why,), lines=lines)
+        return Advice(name=name, sentences=(why, *_unlike(study.config)), lines=lines)
     kind = "no network" if name in candidates else "an ensemble"
     told = (why, f"{name} is {kind}: eraflow cannot submit it.")
     other = best_network(verdict, candidates)
     if other is None:
-        return Advice(name=name, sentences=told, lines=None)
-    more = f"Of the candidates that it can submit, {other} has the highest mean."
-    return Advice(name=other, sentences=(*told, more), lines=lines_for(candidates[other], study.config))
+        return Advice(name=name, sentences=(*told, "None of the networks can be advised in its place."), lines=None)
+    more = f"Of the networks that are not worse than {verdict.against} for certain, {other} has the highest mean."
+    lines = lines_for(candidates[other], study.config)
+    return Advice(name=other, sentences=(*told, more, *_unlike(study.config)), lines=lines)
+
+
+def _unlike(config: StudyConfig) -> tuple[str, ...]:
+    """What of the study a weekly round cannot do."""
+    if config.folds.window == "expanding":
+        return ()
+    return (f"A round trains on all eras, not on the last {config.folds.window_eras} as this study did.",)
 
 
 def _chosen(verdict: Verdict) -> tuple[str, str]:
@@ -63,11 +71,14 @@ def _chosen(verdict: Verdict) -> tuple[str, str]:
 
 
 def best_network(verdict: Verdict, candidates: Mapping[str, Candidate]) -> str | None:
-    """The network with the highest mean, certain or not; None if there is none."""
+    """The network with the highest mean of those that are not worse than the baseline; None if there is none."""
+    compared = verdict.comparisons[verdict.metric]
     means = {
         name: row.interval.mean
         for name, row in verdict.rows[verdict.metric].items()
-        if isinstance(candidates.get(name), Recipe) and math.isfinite(row.interval.mean)
+        if isinstance(candidates.get(name), Recipe)
+        and math.isfinite(row.interval.mean)
+        and (name not in compared or compared[name].verdict != "worse")
     }
     return max(means, key=lambda name: means[name], default=None)
 
@@ -77,6 +88,8 @@ def lines_for(candidate: Candidate, config: StudyConfig) -> str | None:
     if not isinstance(candidate, Recipe):
         return None
     base = _base(candidate.name, config)
+    stride = candidate.data.era_stride * config.folds.era_stride
+    candidate = replace(candidate, data=replace(candidate.data, era_stride=stride))
     changed = _changes(to_table(candidate), to_table(recipes.get(base)))
     if not changed and candidate.name == base:
         return to_toml({"slots": {SLOT: base}}).lstrip()

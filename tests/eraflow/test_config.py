@@ -205,7 +205,7 @@ def test_a_file_that_is_not_toml_is_refused_by_name(tmp_path: Path, content: byt
 
 
 def test_a_file_that_is_not_there_is_refused_with_the_flag_to_correct(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"none\.toml does not exist; give an existing file to --config"):
+    with pytest.raises(InputError, match=r"none\.toml does not exist; name one that does"):
         read_toml(tmp_path / "none.toml")
     with pytest.raises(InputError, match="cannot be read as TOML"):
         read_toml(tmp_path)

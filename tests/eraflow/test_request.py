@@ -182,7 +182,8 @@ def test_a_slot_may_have_a_variant_of_a_recipe(tmp_path: Path) -> None:
         ("model.hidden", "model.hiden", r"unknown key variants\.small\.model\.hiden; did you mean hidden\?"),
         ('"era-pearson"', '"era-person"', r"'era-person' was given; did you mean era-pearson\?"),
         ('recipe = "era-pearson"', "", r"variants\.small\.recipe must name the recipe that it changes"),
-        ('"era-pearson"', '"small"', r"variants\.small must have a name of its own"),
+        ("variants.small", "variants.simple-mlp", r"variants\.simple-mlp must have a name of its own"),
+        ('"era-pearson"', '"small"', r"a recipe must be one of simple-mlp, .*, however 'small' was given"),
         ('"small"', '"smal"', r"'smal' was given; did you mean small\?"),
     ],
 )

@@ -153,3 +153,60 @@ def test_the_horizon_of_the_intervals_may_be_given_for_eras_that_are_no_weeks(ma
     assert (wide.horizon_eras, narrow.horizon_eras) == (4, 1)
     assert narrow.standard_error == pytest.approx(narrow.naive_standard_error)
     assert wide.standard_error > 1.5 * wide.naive_standard_error
+
+
+@pytest.mark.parametrize(
+    ("changed", "text"),
+    [
+        ({"variants": {"ridge": {"recipe": "simple-mlp"}}}, r"variants\.ridge must have a name of its own"),
+        ({"ensembles": {"lightgbm": ["ridge", "tiny"]}}, r"ensembles\.lightgbm must have a name of its own"),
+        ({"ensembles": {"both": ["ridge", "ridge"]}}, r"ensembles\.both must name each of its members once"),
+        (
+            {"recipes": ["ridge"], "variants": {"unused": {"recipe": "simple-mlp", "model": {"hiden": [8]}}}},
+            r"unknown key variants\.unused\.model\.hiden",
+        ),
+        ({"benchmark": "v53_lgbm_endr20"}, r"benchmark must be one of .*; did you mean v53_lgbm_ender20\?"),
+    ],
+)
+def test_a_name_that_would_mislead_is_refused_whether_it_is_studied_or_not(
+    made: Made, changed: dict[str, Any], text: str
+) -> None:
+    with pytest.raises(InputError, match=text):
+        made(**changed)
+
+
+def test_a_seed_of_a_variant_makes_no_other_unit_because_the_study_draws_them(made: Made) -> None:
+    variants = {name: {"recipe": "simple-mlp", "training": {"seed": seed}} for name, seed in (("a", 0), ("b", 7))}
+    units = made(recipes=["a", "b"], variants=variants).units
+    assert {unit.key for unit in units if unit.candidate.name == "a"} == {
+        unit.key for unit in units if unit.candidate.name == "b"
+    }
+
+
+def test_files_of_the_cache_that_are_damaged_are_made_again(made: Made) -> None:
+    first = run(made(), {})
+    home = first.study.folder.parent
+    for path in [*home.glob("units/*/prediction.npy"), *home.glob("exposures/*.npy")]:
+        path.write_bytes(b"")
+    again = run(made(), {})
+    for metric, table in first.scores.by_metric.items():
+        for name, score_SE in table.items():
+            assert np.array_equal(score_SE, again.scores.by_metric[metric][name], equal_nan=True)
+
+
+def test_payout_does_not_decide_where_few_eras_have_a_meta_model(made: Made) -> None:
+    study = made()
+    references = references_of(study)
+    known_E = np.concatenate(
+        [one.era_N[~np.isnan(meta_N)] for one, meta_N in zip(study.stored, references["mmc"], strict=True)]
+    )
+    late_E = np.intersect1d(known_E, study.folds[-1].validation_E)[-3:]
+    late = [
+        np.where(np.isin(one.era_N, late_E), meta_N, np.nan)
+        for one, meta_N in zip(study.stored, references["mmc"], strict=True)
+    ]
+    whole, few = run(study, references).verdict, run(study, references | {"mmc": late}).verdict
+    assert whole is not None
+    assert few is not None
+    assert (whole.metric, few.metric) == ("payout", "numerai_corr")
+    assert few.rows["payout"]["ridge"].interval.eras == 3
