@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eraflow.errors import InputError
+from eraflow.errors import EraflowError, InputError
 from flows.terminal import complain, show
 
 if TYPE_CHECKING:
@@ -131,8 +131,24 @@ def _run(opened: Study) -> Found:
     with prefect_home.chosen_server(os.environ) as url:
         from flows.study_flow import run_units
 
-        prefect_home.wait_until_ready(url)
+        try:
+            prefect_home.wait_until_ready(url)
+        except RuntimeError as error:
+            return _without_prefect(opened, error)
         return run_units(opened)
+
+
+def _without_prefect(opened: Study, error: RuntimeError) -> Found:
+    """Units in turn need no server; the other runners are Prefect's own."""
+    from eraflow.progress import for_this_terminal
+    from eraflow.study.run import references_of, run
+
+    if opened.config.runner != "in turn":
+        raise EraflowError(
+            f'runner = "{opened.config.runner}" needs a Prefect server, however {error}; try again, or run in turn'
+        ) from error
+    complain(f"{error}; the study goes on without Prefect and is not on its dashboard")
+    return run(opened, references_of(opened), for_this_terminal())
 
 
 def _show(found: Found, options: argparse.Namespace) -> None:
