@@ -38,6 +38,7 @@ logger = logging.getLogger("eraflow")
 DAMAGED_TRIES = 3
 IN_USE_S = 24 * 3600.0
 # What a recipe with `data.residual_of` needs besides, of the rows that have a target.
+META_MODEL_FILE = "meta_model.parquet"
 BENCHMARK_FILES = ("train_benchmark_models.parquet", "validation_benchmark_models.parquet")
 # Another run may be at it for so long; one that was stopped holds its lock for ever [s].
 LIVE_LOCK_S, LOCK_S = 120.0, 3600.0
@@ -110,6 +111,20 @@ def fetch_files(
     if not benchmarks:
         return found
     return _with_benchmarks(found, lambda name: fetched(data, name, verify_parquet))
+
+
+def fetch_references(
+    tournament: Tournament, store: Store, opened: Round, version: str, progress: Progress = silent
+) -> list[File]:
+    """Bring what predictions are compared with, beside the data of `version`: the meta model and the benchmark models.
+
+    Raises as `fetch_files` does.
+    """
+    data = store.data_folder(version)
+    return [
+        _fetch(tournament, f"{version}/{name}", data / name, opened, verify_parquet, always=False, progress=progress)
+        for name in (META_MODEL_FILE, *BENCHMARK_FILES)
+    ]
 
 
 def fetch_live(tournament: Tournament, store: Store, opened: Round, version: str, progress: Progress = silent) -> File:

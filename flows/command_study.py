@@ -15,6 +15,7 @@ from eraflow.errors import EraflowError, InputError
 from flows.terminal import complain, show
 
 if TYPE_CHECKING:
+    from eraflow.store import Store
     from eraflow.study.plan import Study
     from eraflow.study.run import Found
 
@@ -43,15 +44,22 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--runner", choices=("in turn", "process", "dask"), help="how units of work are run")
     parser.add_argument("--workers", type=int, metavar="N", help="units at once, each with its share of the cores")
+    parser.add_argument(
+        "--references",
+        action="store_true",
+        help="first bring the meta model and the benchmark models of the data that were downloaded",
+    )
     parser.add_argument("--benchmark", metavar="COLUMN", help="of the benchmark models' files, for BMC")
 
 
 def study(options: argparse.Namespace) -> int:
     """Run the study; what is finished of it is never done again."""
     from eraflow.study.run import references_of
+    from eraflow.study.scores import MMC
 
     opened = _planned(options)
-    references_of(opened)  # what they refuse is refused before any training
+    if MMC not in references_of(opened):  # what they refuse is refused before any training
+        complain(f"payout and MMC are not told: there is no meta model beside the data{_how_to_bring(options)}")
     found = _run(opened)
     for name, why in found.scores.unfinished.items():
         complain(f"{name} is not in the table: {why}")
@@ -75,6 +83,8 @@ def _planned(options: argparse.Namespace) -> Study:
         )
     store = Store.open(default_home(os.environ))
     found = files_of(options.data_from.resolve() if options.data_from else None, store)
+    if options.references:
+        _bring_references(options, store, found.features.parent.name)
     return plan(
         config,
         store=store,
@@ -83,6 +93,24 @@ def _planned(options: argparse.Namespace) -> Study:
         decoded=found.decoded,
         progress=for_this_terminal(),
     )
+
+
+def _bring_references(options: argparse.Namespace, store: Store, version: str) -> None:
+    from eraflow.files import fetch_references
+    from eraflow.progress import for_this_terminal
+    from eraflow.tournament import Tournament
+
+    if options.data_from:
+        raise InputError(
+            f"--references is for data that were downloaded, however --data-from names {options.data_from}; put"
+            " meta_model.parquet and the benchmark models' files there"
+        )
+    tournament = Tournament.from_environment(os.environ)
+    fetch_references(tournament, store, tournament.latest_round(), version, for_this_terminal())
+
+
+def _how_to_bring(options: argparse.Namespace) -> str:
+    return "" if options.data_from else "; --references brings it"
 
 
 def _changed(table: Mapping[str, Any], options: argparse.Namespace) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from eraflow.errors import EraflowError
+from eraflow.files import META_MODEL_FILE
 from eraflow.progress import Progress, silent
 from eraflow.references import META_MODEL, benchmark_files, reference
 from eraflow.rounds import duration_text
@@ -46,7 +47,7 @@ def references_of(study: Study) -> dict[str, list[npt.NDArray[Any]]]:
     """
     here = study.features_file.parent
     wanted = {
-        MMC: (sorted(here.glob("meta_model.parquet")), META_MODEL),
+        MMC: (sorted(here.glob(META_MODEL_FILE)), META_MODEL),
         BMC: (benchmark_files(here), study.config.benchmark),
     }
     found = {}

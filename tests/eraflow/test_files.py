@@ -13,7 +13,7 @@ import pytest
 
 from eraflow.dataset import decode, read_features_json
 from eraflow.errors import DataError, EraflowError, InputError, RefusedError, StorageError, TransientError
-from eraflow.files import DAMAGED_TRIES, File, Files, adopt_files, fetch_files
+from eraflow.files import DAMAGED_TRIES, File, Files, adopt_files, fetch_files, fetch_references
 from eraflow.rehearsal.faults import Fault, What
 from eraflow.rehearsal.server import LocalTournament
 from eraflow.store import PARTIAL, Store, manifest_path, read_manifest, sha256_of
@@ -55,6 +55,18 @@ def other_market(path: Path, to: Path) -> Path:
 
 
 # From the tournament
+
+
+def test_what_predictions_are_compared_with_lies_beside_the_data_and_is_kept_while_nothing_changed(
+    door: Tournament, store: Store
+) -> None:
+    names = ["meta_model.parquet", "train_benchmark_models.parquet", "validation_benchmark_models.parquet"]
+    for changed in (True, False):
+        found = fetch_references(door, store, door.current_round(), "v5.3")
+        assert [file.path for file in found] == [store.data_folder("v5.3") / name for name in names]
+        assert [file.changed for file in found] == [changed] * 3
+    assert [file.sha256 for file in found] == [sha256_of(file.path) for file in found]
+    assert all(file.rows for file in found)
 
 
 def test_the_files_of_a_round_are_those_that_are_served(
