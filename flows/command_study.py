@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from flows.terminal import complain, show
 
 if TYPE_CHECKING:
     from eraflow.store import Store
+    from eraflow.study.config import StudyConfig
     from eraflow.study.plan import Study
     from eraflow.study.run import Found
 
@@ -75,12 +76,8 @@ def _planned(options: argparse.Namespace) -> Study:
     from eraflow.study.files import files_of
     from eraflow.study.plan import plan
 
-    config = build(StudyConfig, _changed(read_toml(options.file) if options.file else {}, options))
-    if config.runner == "dask" and find_spec("prefect_dask") is None:
-        raise InputError(
-            'runner = "dask" needs prefect-dask, however it is not installed; pip install'
-            " 'eraflow[dask]', or choose another runner"
-        )
+    table = _changed(read_toml(options.file) if options.file else {}, options)
+    config = _installed(build(StudyConfig, table), asked="recipes" in table)
     store = Store.open(default_home(os.environ))
     found = files_of(options.data_from.resolve() if options.data_from else None, store)
     if options.references:
@@ -93,6 +90,24 @@ def _planned(options: argparse.Namespace) -> Study:
         decoded=found.decoded,
         progress=for_this_terminal(),
     )
+
+
+def _installed(config: StudyConfig, *, asked: bool) -> StudyConfig:
+    """`config`, unless it needs an extra that is not installed; LightGBM is left out where nobody `asked` for it."""
+    if config.runner == "dask" and find_spec("prefect_dask") is None:
+        raise InputError(
+            'runner = "dask" needs prefect-dask, however it is not installed; pip install'
+            " 'eraflow[dask]', or choose another runner"
+        )
+    if "lightgbm" not in config.recipes or find_spec("lightgbm") is not None:
+        return config
+    if asked:
+        raise InputError(
+            "the recipe lightgbm needs LightGBM, however it is not installed; pip install 'eraflow[lightgbm]', or"
+            " leave it out"
+        )
+    complain("lightgbm is left out, because LightGBM is not installed: pip install 'eraflow[lightgbm]'")
+    return replace(config, recipes=tuple(name for name in config.recipes if name != "lightgbm"))
 
 
 def _bring_references(options: argparse.Namespace, store: Store, version: str) -> None:

@@ -15,11 +15,19 @@ from tasks.policy import PLAIN
 
 
 @task(name="unit", task_run_name="{name}", **PLAIN)
-def do(folder: Path, key: str, name: str, threads: int) -> float:  # noqa: ARG001 - the name is for the dashboard
-    """The unit `key` of the study in `folder`, done unless it is there; the seconds that it took [s]."""
+def do(folder: Path, key: str, name: str, threads: int) -> float:
+    """The unit `key` of the study in `folder`, done unless it is there; the seconds that it took [s].
+
+    Raises `StorageError` if the study has no such unit any more, and what the fit raises.
+    """
     torch.set_num_threads(threads)
     study = open_study(folder)
-    unit = next(unit for unit in study.units if unit.key == key)
+    unit = next((unit for unit in study.units if unit.key == key), None)
+    if unit is None:
+        raise StorageError(
+            f"{folder} must hold the unit {name} as it was planned, however its data or {study.features_file} are others"
+            " now; run the study again"
+        )
     return units.do(study, unit, silent).seconds
 
 

@@ -192,6 +192,20 @@ def test_a_study_without_dask_says_what_to_install_before_it_reads_any_data(
     assert not (tmp_path / "home").exists()
 
 
+def test_without_lightgbm_a_study_that_names_it_is_refused_and_one_that_does_not_goes_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "study.toml").write_text(STUDY)
+    monkeypatch.setitem(sys.modules, "lightgbm", None)
+    assert main(arguments(tmp_path, tmp_path / "no-data", "--recipes", "ridge,lightgbm")) == 2
+    assert "pip install 'eraflow[lightgbm]', or leave it out" in capsys.readouterr().err
+    (tmp_path / "study.toml").write_text("seeds = 1")
+    assert main(arguments(tmp_path, tmp_path / "no-data")) == 2
+    told = capsys.readouterr().err
+    assert "lightgbm is left out, because LightGBM is not installed" in told
+    assert "--data-from must name a folder" in told
+
+
 @pytest.mark.parametrize(
     ("text", "flags", "refused"),
     [
