@@ -25,8 +25,8 @@ def do(folder: Path, key: str, name: str, threads: int) -> float:
     unit = next((unit for unit in study.units if unit.key == key), None)
     if unit is None:
         raise StorageError(
-            f"{folder} must hold the unit {name} as it was planned, however its data or {study.features_file} are others"
-            " now; run the study again"
+            f"{folder} must hold the unit {name} as it was planned, however its data or {study.features_file} have"
+            " changed since; run the study again"
         )
     return units.do(study, unit, silent).seconds
 
