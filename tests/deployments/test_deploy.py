@@ -234,7 +234,7 @@ def test_the_manual_one_has_its_whole_configuration_as_a_typed_form(served: Serv
     assert list(form) == ["config", "recipe", "overrides", "train", "submit", "resubmit"]
     assert all(field["description"] for field in form.values())
     assert [name for name, field in form.items() if field.get("type") == "boolean"] == ["train", "submit", "resubmit"]
-    assert list(parts["WeeklyConfig"]["properties"]) == ["data_version", "slots", "submission", "fallback"]
+    assert list(parts["WeeklyConfig"]["properties"]) == ["data_version", "slots", "variants", "submission", "fallback"]
     assert parts["SubmissionConfig"]["properties"]["late"]["enum"] == ["skip", "submit"]
     assert parts["FallbackConfig"]["properties"]["max_age_weeks"]["type"] == "number"
     assert found["enforce_parameter_schema"]
