@@ -390,7 +390,8 @@ import numpy as np, pyarrow as pa, pyarrow.parquet as pq
 from eraflow.dataset import decode
 from eraflow.store import sha256_of
 import eraflow.columns
-folder, rows, wide = Path(sys.argv[1]), 100_000, 1000
+# What is held is a block of columns, whatever the width: a narrower matrix would be too near to it.
+folder, rows, wide = Path(sys.argv[1]), 100_000, 1500
 def anonymous_kib():
     return int(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("RssAnon")))
 column = np.random.default_rng(0).integers(0, 5, rows).astype(np.int8)
