@@ -1,6 +1,6 @@
 """One study on several synthetic markets of realistic size, and what it says of all of them together.
 
-    python -m benchmarks.many_markets [--study benchmarks/pieces.toml] [--markets 2] [--home FOLDER] [--full]
+    python -m benchmarks.many_markets [--study benchmarks/pieces.toml] [--markets 2] [--full] [...]
 
 Markets differ more than recipes do, so that one of them decides little. Each market (`eraflow.rehearsal`, by its seed)
 is studied as `eraflow study` does it; then the eras of all are one long series, in which eras of different markets do
@@ -47,6 +47,9 @@ def main() -> None:
     parser.add_argument("--study", type=Path, default=Path(__file__).with_name("pieces.toml"), metavar="FILE")
     parser.add_argument("--markets", type=int, default=2, help="so many, by seed")
     parser.add_argument("--first", type=int, default=0, metavar="SEED", help="the first market's")
+    parser.add_argument(
+        "--train-eras", type=int, help="of all; the newest three quarters of the others have a meta model"
+    )
     parser.add_argument("--home", type=Path, help="where markets and finished units are kept")
     parser.add_argument("--full", action="store_true", help="250 eras x 5,000 rows x 310 features")
     given = parser.parse_args()
@@ -57,24 +60,32 @@ def main() -> None:
         store = Store.open(given.home or Path(temporary))
         scores = list[Scores]()
         for seed in range(given.first, given.first + given.markets):
-            scores.append(studied(config, seed, store, full=given.full))
+            scores.append(studied(config, size_of(seed, given.full, given.train_eras), store))
             print(f"\n{len(scores)} markets, {time.strftime('%H:%M:%S')}", flush=True)
             tell(config, scores)
 
 
-def studied(config: StudyConfig, seed: int, store: Store, *, full: bool) -> Scores:
+def size_of(seed: int, full: bool, train_eras: int | None) -> MarketConfig:
+    """The market of a seed; with `train_eras` as many of its eras are train ones, and as many in all as without."""
+    size = MarketConfig(seed=seed) if full else MarketConfig.quick(seed=seed)
+    if train_eras is None:
+        return size
+    eras = size.train_eras + size.validation_eras
+    return dataclasses.replace(size, train_eras=train_eras, validation_eras=eras - train_eras)
+
+
+def studied(config: StudyConfig, size: MarketConfig, store: Store) -> Scores:
     """The scores of the study on one market."""
-    study = planned(config, seed, store, full=full)
+    study = planned(config, size, store)
     found = run(study, references_of(study), for_this_terminal())
     for name, why in found.scores.unfinished.items():
         raise SystemExit(f"{name}: {why}")
     return found.scores
 
 
-def planned(config: StudyConfig, seed: int, store: Store, *, full: bool) -> Study:
+def planned(config: StudyConfig, size: MarketConfig, store: Store) -> Study:
     """The study of one market, whose files are written unless they are there."""
-    size = MarketConfig(seed=seed) if full else MarketConfig.quick(seed=seed)
-    folder = store.home / "markets" / f"{'full' if full else 'quick'}-{seed}"
+    folder = store.home / "markets" / f"{size.features}-{size.train_eras}-{size.validation_eras}-{size.seed}"
     if not (folder / "market.json").exists():
         write_market(StudyMarket(size), folder)
     files = files_of(folder, store)
