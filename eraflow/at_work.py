@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from eraflow.errors import StorageError
-from eraflow.store import Store, exclusive
+from eraflow.store import Store, discard, exclusive
 
 AT_WORK = "at-work"
 
@@ -26,7 +26,7 @@ def at_work(store: Store, round_number: int) -> Iterator[None]:
         with exclusive(folder / name):
             yield
     finally:
-        (folder / f".{name}.lock").unlink(missing_ok=True)
+        discard(folder / f".{name}.lock")
 
 
 def at_work_s(store: Store, round_number: int) -> float | None:
@@ -44,7 +44,7 @@ def _began(name: str) -> float:
 def _is_held(lock: Path) -> bool:
     try:
         with exclusive(lock.with_name(lock.name[1 : -len(".lock")]), timeout_s=0):
-            lock.unlink(missing_ok=True)
+            discard(lock)
     except StorageError:
         return True
     return False

@@ -24,7 +24,7 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset
 
-from eraflow.errors import InputError, StorageError
+from eraflow.errors import DataError, InputError, StorageError
 from eraflow.feature_sets import FeatureSets, read_features_json
 from eraflow.progress import Progress, silent
 from eraflow.stored import (
@@ -262,8 +262,9 @@ def _write_matrices(
     source: ParquetSource, folder: Path, features: Sequence[str], targets: Sequence[str], progress: Progress
 ) -> None:
     from eraflow.columns import feature_blocks, target_blocks
+    from eraflow.parquet import REFETCH
 
-    total, done = source.rows * (len(features) + len(targets)), 0
+    total, done, varies = source.rows * (len(features) + len(targets)), 0, False
     files: list[tuple[str, Sequence[str], type, Iterator[Block]]] = [
         (CODES, features, np.int8, feature_blocks(source, features)),
         (TARGETS, targets, np.float32, target_blocks(source, targets)),
@@ -274,7 +275,12 @@ def _write_matrices(
         for rows, places, block in blocks:
             tensor[rows, places].copy_(torch.from_numpy(block).T)  # 4.7 times as fast as numpy's transposition
             done += block.size
+            varies = varies or bool(block.any())
             progress("decode", done, total, source.path.name)
+        if name == CODES and not varies:
+            raise DataError(
+                f"{source.path}: features must hold values, however all are missing, or 2, in every row; {REFETCH}"
+            )
 
 
 def _allocated(path: Path, dtype: type, shape: tuple[int, int]) -> np.memmap[Any, Any]:

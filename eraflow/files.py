@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import re
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -22,9 +21,11 @@ from eraflow.rounds import Round
 from eraflow.store import (
     Manifest,
     Store,
+    discard,
     exclusive,
     manifest_path,
     read_manifest,
+    remove,
     replacing,
     sha256_of,
     utc_text,
@@ -200,7 +201,10 @@ def _drop_decoded(folder: Path, keep: set[str]) -> None:
     for path in folder.glob("*-*"):
         ours = re.fullmatch(r"[0-9a-f]{16}-[0-9a-f]{8}", path.name)
         if ours and path.name[:16] not in kept and now - path.stat().st_mtime > IN_USE_S:
-            shutil.rmtree(path, ignore_errors=True)
+            try:
+                remove(path)
+            except StorageError as error:  # a run that needs the room is told so where it needs it
+                logger.warning("%s", error.message)
 
 
 def _adopted(folder: Path, stem: str) -> File:
@@ -277,11 +281,13 @@ def _download(
     check: Callable[[Path], int | None],
     progress: Progress,
 ) -> Manifest:
+    before = read_manifest(path)
     with replacing(path) as partial:
         got = tournament.download(name, partial, opened.number, progress)
         rows = _named(check, partial, path)
+        _require_no_loss(path, before, rows)
         # A manifest must never describe other bytes than those beside it, whenever we are killed.
-        manifest_path(path).unlink(missing_ok=True)
+        discard(manifest_path(path))
     manifest = Manifest(
         name=name,
         round=opened.number,
@@ -294,6 +300,15 @@ def _download(
     )
     write_manifest(path, manifest)
     return manifest
+
+
+def _require_no_loss(path: Path, before: Manifest | None, rows: int | None) -> None:
+    """The files of a version stay or grow; one that has lost most of its rows is what somebody cut in between."""
+    if before is not None and before.rows and rows is not None and rows < before.rows / 2:
+        raise DataError(
+            f"{path}: the file must have about as many rows as the {before.rows:,} of before, however the new one has"
+            f" {rows:,}; try again later, or remove {path} if this is meant"
+        )
 
 
 def _named(check: Callable[[Path], int | None], partial: Path, path: Path) -> int | None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from eraflow.at_work import at_work_s
 from eraflow.errors import StorageError
 from eraflow.ledger import Ledger
-from eraflow.store import Store, exclusive, manifest_path, remove
+from eraflow.store import Store, discard, exclusive, manifest_path, remove
 from eraflow.trained import MODEL
 from eraflow.weekly_config import WEEK_S
 
@@ -100,7 +100,7 @@ def _model(folder: Path) -> _Model | None:
 def _is_removed(path: Path) -> bool:
     try:
         # The other way round a kill would leave a manifest without its file, which `eraflow doctor` warns of.
-        manifest_path(path).unlink(missing_ok=True)
+        discard(manifest_path(path))
         remove(path)
     except (OSError, StorageError) as error:
         logger.debug("%s stays: %s", path, error)

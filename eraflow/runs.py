@@ -77,7 +77,7 @@ class Run:
     def finish(self) -> None:
         """Write the weights for good; from now on these folders are loaded and not trained again."""
         self._write_weights(complete=True)
-        (self.folders[0] / CHECKPOINT).unlink(missing_ok=True)
+        drop_checkpoint(self.folders)
 
     def cut(self, stage: str) -> None:
         """Go back to the last whole epoch and write its weights; the checkpoint stays, so a later run goes on there."""
@@ -126,6 +126,13 @@ def are_finished(folders: Sequence[Path], identities: Sequence[str]) -> bool:
     )
 
 
+def drop_checkpoint(folders: Sequence[Path]) -> None:
+    """Remove what a finished run went on from; it may have been killed just before it did so itself."""
+    from eraflow.store import discard
+
+    discard(folders[0] / CHECKPOINT)
+
+
 def read(path: Path) -> tuple[dict[str, Tensor], Told]:
     """The tensors in a file of a run and what it says of them. Raises `TrainingError` if it cannot be read."""
     from safetensors import SafetensorError, safe_open
@@ -157,9 +164,9 @@ def _read_if_whole(path: Path) -> tuple[dict[str, Tensor], Told]:
 def _write(path: Path, tensors: dict[str, Tensor], told: Told) -> None:
     from safetensors.torch import save
 
-    from eraflow.store import write_atomically
+    from eraflow.store import made_folder, write_atomically
 
-    path.parent.mkdir(parents=True, exist_ok=True)
+    made_folder(path.parent)
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     write_atomically(path, save(stored, {"eraflow": json.dumps({"format": FORMAT} | told)}))
 

@@ -85,17 +85,17 @@ class Store:
         return self.home / "ledger.sqlite"
 
     def round_folder(self, number: int) -> Path:
-        return _made(self.home / "rounds" / str(int(number)))
+        return made_folder(self.home / "rounds" / str(int(number)))
 
     def data_folder(self, version: str) -> Path:
-        return _made(self.home / "data" / safe_name(version))
+        return made_folder(self.home / "data" / safe_name(version))
 
     @property
     def models_folder(self) -> Path:
         return self.home / "models"
 
     def model_folder(self, model_id: str) -> Path:
-        return _made(self.home / "models" / safe_name(model_id))
+        return made_folder(self.home / "models" / safe_name(model_id))
 
     def sweep(self) -> list[Path]:
         """Remove what killed processes left half-written more than a day ago; returns what was removed."""
@@ -190,6 +190,26 @@ def remove(path: Path) -> None:
         raise StorageError(f"{path} cannot be removed: {error.strerror or error}") from error
 
 
+def discard(path: Path) -> None:
+    """Remove one file unless it has gone already: a manifest, a lock, a checkpoint, which nobody needs to be there.
+
+    Raises `StorageError` if it can't be removed.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise StorageError(f"{path} cannot be removed: {error.strerror or error}") from error
+
+
+def made_folder(folder: Path) -> Path:
+    """`folder`, made if it is not there. Raises `StorageError` if it can't be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"the folder {folder} cannot be made: {error.strerror}") from error
+    return folder
+
+
 @contextmanager
 def exclusive(path: Path, timeout_s: float | None = None) -> Iterator[None]:
     """Hold the lock of `path` among all processes of this home; a killed holder's lock is free at once.
@@ -261,14 +281,6 @@ def _swept(path: Path) -> bool:
         return False
     shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     return True
-
-
-def _made(folder: Path) -> Path:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"the folder {folder} cannot be made: {error.strerror}") from error
-    return folder
 
 
 def _swap(fresh: Path, path: Path, old: Path) -> None:

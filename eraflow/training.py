@@ -36,7 +36,7 @@ from eraflow.models import Mlp, ModelConfig
 from eraflow.optimization import LOSSES, SCHEDULES, add_l1, loss_of, optimizer_for, set_rate
 from eraflow.progress import Progress, silent
 from eraflow.rows import Plan, Rows
-from eraflow.runs import CHECKPOINT, FINISHED, FORMAT, Run, are_finished, part, read
+from eraflow.runs import CHECKPOINT, FINISHED, FORMAT, Run, are_finished, drop_checkpoint, part, read
 from eraflow.speed import full_rows_a_second
 
 __all__ = [
@@ -179,6 +179,7 @@ def fit(
     plan = Plan(rows, training, steps)
     identities = _identities(model, training, seeds, rows, plan.steps)
     if are_finished(folders, identities):
+        drop_checkpoint(folders)
         return [load_fitted(folder, model, training.device) for folder in folders]
     _require_fit(plan, model, training, rows, len(seeds), device)
     masks = [torch.Generator(device).manual_seed(seed + 1) for seed in seeds]

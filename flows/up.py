@@ -21,7 +21,7 @@ from typing import Any
 from filelock import Timeout
 
 from eraflow.errors import EXIT_DONE, InputError, StorageError
-from eraflow.store import STATE_FILE, Store, default_home, exclusive, utc_text, write_json
+from eraflow.store import STATE_FILE, Store, default_home, discard, exclusive, utc_text, write_json
 from flows import server
 from flows.judge import judge, judge_apart
 from flows.lifeline import GRACE_S
@@ -123,7 +123,7 @@ def _announced(home: Path, supervisor: Supervisor, config_file: str) -> Iterator
     try:
         yield
     finally:
-        (home / STATE_FILE).unlink(missing_ok=True)
+        discard(home / STATE_FILE)
 
 
 def _with_our_modules(environ: Mapping[str, str]) -> dict[str, str]:

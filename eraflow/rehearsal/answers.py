@@ -112,7 +112,7 @@ class Desk:
         return self._core.data_files()
 
     def _dataset(self, filename: str, round: int | None = None, tournament: int | None = None) -> str:  # noqa: ARG002
-        if filename not in {*self._core.data_files(), *self._core.state.files}:
+        if not self._core.has_data_file(filename):
             raise GraphQLError(f"Dataset not found: {filename}")
         latest = self._core.latest().number
         number = latest if round in (None, 0) else int(round)

@@ -55,6 +55,9 @@ class RemoteControl:
     def close_round(self) -> int:
         return int(self.call("close_round"))
 
+    def move_deadline(self, seconds: float) -> datetime:
+        return datetime.fromisoformat(self.call("move_deadline", seconds=seconds))
+
     def accepted(self, round: int | None = None) -> list[Submission]:
         return [Submission(**table) for table in self.call("accepted", round=round)]
 
@@ -73,11 +76,20 @@ class RemoteControl:
     def add_slot(self, name: str, hosted: bool = False) -> str:
         return str(self.call("add_slot", name=name, hosted=hosted))
 
+    def remove_slot(self, name: str) -> None:
+        self.call("remove_slot", name=name)
+
     def set_scopes(self, scopes: Sequence[str]) -> None:
         self.call("set_scopes", scopes=list(scopes))
 
     def add_data_version(self, version: str) -> None:
         self.call("add_data_version", version=version)
+
+    def withdraw_data_version(self, version: str) -> None:
+        self.call("withdraw_data_version", version=version)
+
+    def return_data_version(self, version: str) -> None:
+        self.call("return_data_version", version=version)
 
     def call(self, call: str, **arguments: Any) -> Any:
         """One call by its name, with plain values in and out."""

@@ -72,7 +72,8 @@ class Core:
             Pace(**{**table, "begins_utc": datetime.fromisoformat(table["begins_utc"]).astimezone(UTC)})
             for table in self.state.paces
         ]
-        return Timetable(begins.astimezone(UTC), self._weekly_only, self._seed, delays, paces)
+        early = {int(number): seconds for number, seconds in self.state.early_s_of.items()}
+        return Timetable(begins.astimezone(UTC), self._weekly_only, self._seed, delays, paces, early)
 
     def set_pace(self, every_s: float, window_s: float, delay_scale: float) -> None:
         """Open fast rounds from the next one on, the first of them `every_s` from now; no change if they are so
@@ -99,6 +100,25 @@ class Core:
                 )
             self.state.delay_s_of[str(number)] = delay_s
             self.save()
+
+    def move_deadline(self, seconds: float) -> datetime:
+        """Make the on-time deadline of the latest round so much earlier; returns the new one.
+
+        Raises `InputError` if it would not lie after the opening, or lie after the timetable's own.
+        """
+        with self.lock:
+            latest = self.latest()
+            before = self.state.early_s_of.get(str(latest.number), 0.0)
+            longest = (latest.closes_at_utc - latest.opens_at_utc).total_seconds()
+            if not -before <= seconds < longest:
+                raise InputError(
+                    f"the deadline of round {latest.number} must lie after its opening and no later than usual, which"
+                    f" is less than {longest:g} s earlier and at most {before:g} s later than now, however"
+                    f" {seconds:g} s earlier was asked for"
+                )
+            self.state.early_s_of[str(latest.number)] = before + seconds
+            self.save()
+            return self.latest().closes_at_utc
 
     def latest(self) -> ScheduledRound:
         """The round that opened last."""
@@ -154,7 +174,27 @@ class Core:
     def data_files(self) -> list[str]:
         """The names of all files, of every version that is listed."""
         own = self.publisher.names()
-        return own + [name.replace(VERSION, version, 1) for version in self.state.data_versions for name in own]
+        versions = [version for version in self._versions() if version not in self.state.withdrawn_versions]
+        return [name.replace(VERSION, version, 1) for version in versions for name in own]
+
+    def has_data_file(self, name: str) -> bool:
+        """Whether this file is listed, or served in place of one, and its version is not withdrawn."""
+        withdrawn = name.partition("/")[0] in self.state.withdrawn_versions
+        return not withdrawn and name in {*self.data_files(), *self.state.files}
+
+    def withdraw_data_version(self, version: str, withdrawn: bool) -> None:
+        """Take a version's files away, or bring them back. Raises `InputError` for one that there never was."""
+        with self.lock:
+            if version not in self._versions():
+                raise InputError(
+                    f"a version of the data must be one of {', '.join(self._versions())}, however {version!r} was given"
+                )
+            others = [one for one in self.state.withdrawn_versions if one != version]
+            self.state.withdrawn_versions = [*others, version] if withdrawn else others
+            self.save()
+
+    def _versions(self) -> list[str]:
+        return [VERSION, *self.state.data_versions]
 
     def data_file(self, name: str, at: ScheduledRound) -> Path:
         """The bytes of a file as it is in that round; another version's are those of the usual one."""
@@ -242,7 +282,9 @@ class Core:
         return (self.home / "uploads" / sha256).read_bytes()
 
     def _carry_into(self, number: int) -> None:
-        late = {one.slot: one for one in self.state.submissions if one.round == number - 1 and one.late and one.valid}
+        submissions = [one for one in self.state.submissions if one.round == number - 1 and one.late and one.valid]
+        # A model that was removed is not entered any more.
+        late = {one.slot: one for one in submissions if self.state.slot(one.model_id) is not None}
         for one in late.values():
             ids = self.publisher.live_ids(self.timetable.round(number))
             sha256 = self._keep(with_ids_of(self.stored(str(one.sha256)), ids))

@@ -16,12 +16,25 @@ what    status          answer `code` with `body` and `headers`, without effect
         slow            do it; the answer trickles at `n` bytes a second
         hang            accept, and never answer
         empty-rounds    answer with `rounds: []`
-        redirect        answer 302 to another address, without effect
+        redirect        answer 302 to another address, `to` if it is given, without effect
+        reset-after     put: read `n` bytes of the upload, then reset the connection, without effect;
+                        otherwise do it, send the headers and `n` bytes of the answer, then reset the connection
+        stall           do it; send `n` bytes of the answer (all but the last byte at most), then one byte a minute
+        endless         answer 200 with a body that never ends, without effect; `headers` may name its content type
+        address         do it; every address that is handed out begins with `to` (`https://nowhere.invalid`)
+        clock           do it; the `Date` of the answer is `n` seconds ahead, behind if `n` is negative
+        no-date         do it; the answer has no `Date`
+        new-round       a new round opens, on time; then do it. Addresses handed out before may have expired by then
+        close           the on-time deadline of the latest round passes; then do it
+
+A reset ends a connection with an error (RST), a cut with an end of file. What never ends by itself ends when the client
+hangs up or the tournament stops.
 """
 
 from __future__ import annotations
 
 import random
+import re
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -44,7 +57,25 @@ What = Literal[
     "hang",
     "empty-rounds",
     "redirect",
+    "reset-after",
+    "stall",
+    "endless",
+    "address",
+    "clock",
+    "no-date",
+    "new-round",
+    "close",
 ]
+# What makes sense for some kinds of requests only.
+_KINDS_OF: Mapping[str, tuple[str, ...]] = {
+    "empty-rounds": ("query",),
+    "ignore-range": ("get",),
+    "stall": ("query", "get"),
+    "address": ("query",),
+}
+_HANDS_OUT_ADDRESSES = ("dataset", "submissionUploadAuth", "submissionDownloadAuth")
+# As far as `Date` can be off; no year that cannot be written comes of it [s].
+_FARTHEST_CLOCK_S = 10**9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +92,9 @@ class Fault:
     body: str = "the local tournament was asked to fail"
     headers: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), hash=False)
     n: int = 100
-    """Bytes, bits or bytes a second, as `what` says."""
+    """Bytes, bits, bytes a second or seconds, as `what` says."""
+    to: str = ""
+    """An address: the whole one of `redirect`, scheme, host and port of `address`."""
 
     def __post_init__(self) -> None:
         if self.what not in get_args(What):
@@ -70,6 +103,42 @@ class Fault:
         if self.where not in ("any query", "put") and not (kind in ("query", "get") and name):
             raise ValueError(
                 f"a fault must hit 'any query', 'query:FIELD', 'get:FILE' or 'put', however {self.where!r} was given"
+            )
+        kinds = _KINDS_OF.get(self.what, ("query", "get", "put"))
+        if ("query" if self.where == "any query" else kind) not in kinds:
+            raise ValueError(f"{self.what} must hit a {' or a '.join(kinds)}, however {self.where!r} was given")
+        self._check_numbers()
+        self._check_address(canonical(name))
+
+    def _check_numbers(self) -> None:
+        least, most = {"slow": (1, None), "clock": (-_FARTHEST_CLOCK_S, _FARTHEST_CLOCK_S)}.get(self.what, (0, None))
+        if self.n < least or (most is not None and self.n > most):
+            limits = f"{least} or more" if most is None else f"from {least} to {most}"
+            raise ValueError(f"n of {self.what} must be {limits}, however {self.n} was given")
+        if (self.times is not None and self.times < 1) or self.after < 0:
+            raise ValueError(
+                "a fault must hit one request or more (None: all) after none or more, however times"
+                f" {self.times} and after {self.after} were given"
+            )
+        if self.what == "status" and not 200 <= self.code <= 599:
+            raise ValueError(f"the code of a fault must be from 200 to 599, however {self.code} was given")
+
+    def _check_address(self, field: str) -> None:
+        if self.to and self.what not in ("address", "redirect"):
+            raise ValueError(f"to must be left out for {self.what}, however {self.to!r} was given")
+        if not re.fullmatch(r"[!-~]*", self.to):
+            raise ValueError(f"to must be an address in printable ASCII without spaces, however {self.to!r} was given")
+        if self.what != "address":
+            return
+        if field not in _HANDS_OUT_ADDRESSES:
+            fields = ", ".join(f"query:{one}" for one in _HANDS_OUT_ADDRESSES)
+            raise ValueError(
+                f"address must hit a query that hands out addresses ({fields}), however {self.where!r} was given"
+            )
+        if not re.fullmatch(r'[a-z][a-z0-9+.-]*://[^/?#"\\]+', self.to):
+            raise ValueError(
+                "to of address must be a scheme, a host and perhaps a port, as 'https://nowhere.invalid:444', however"
+                f" {self.to!r} was given"
             )
 
     def as_table(self) -> dict[str, Any]:

@@ -191,6 +191,15 @@ class LocalTournament:
             self._core.move_to(latest.closes_at_utc + past)
             return latest.number
 
+    def move_deadline(self, seconds: float) -> datetime:
+        """Make the on-time deadline of the latest round so much earlier; returns the new one.
+
+        The end of the round (`closeTime`) moves along, later rounds do not, and what was submitted before stays on time
+        or late as it was. A negative number takes earlier moves back. Raises `InputError` if the deadline would not lie
+        after the opening, or would lie after the timetable's own.
+        """
+        return self._core.move_deadline(seconds)
+
     def best_reachable(self, target: str) -> float | None:
         """Mean era Spearman that nobody can beat on this week's validation file; None where it is not known.
 
@@ -239,6 +248,15 @@ class LocalTournament:
             self._core.save()
             return slot.id
 
+    def remove_slot(self, name: str) -> None:
+        """Take a model out of the account; its submissions stay in the books.
+
+        `add_slot` with the same name makes a new model. Raises `InputError` if the account has none of this name.
+        """
+        with self._core.lock:
+            self._core.state.remove_slot(name)
+            self._core.save()
+
     def set_scopes(self, scopes: Sequence[str]) -> None:
         """What the account's key may do. Raises `InputError` for a scope that there is not."""
         if unknown := sorted(set(scopes) - set(SCOPES)):
@@ -252,7 +270,18 @@ class LocalTournament:
         with self._core.lock:
             if version not in (VERSION, *self._core.state.data_versions):
                 self._core.state.data_versions.append(version)
-            self._core.save()
+            self._core.withdraw_data_version(version, False)
+
+    def withdraw_data_version(self, version: str) -> None:
+        """List the data files of this version no more; addresses of them that are out already answer 404.
+
+        Raises `InputError` for a version that there never was.
+        """
+        self._core.withdraw_data_version(version, True)
+
+    def return_data_version(self, version: str) -> None:
+        """End `withdraw_data_version`. Raises `InputError` for a version that there never was."""
+        self._core.withdraw_data_version(version, False)
 
     # Helpers
 
@@ -300,6 +329,7 @@ class LocalTournament:
             "delay_next_round": self.delay_next_round,
             "set_pace": self.set_pace,
             "close_round": self.close_round,
+            "move_deadline": lambda seconds: self.move_deadline(seconds).isoformat(),
             "accepted": lambda **given: [dataclasses.asdict(one) for one in self.accepted(**given)],
             "submissions": lambda **given: [dataclasses.asdict(one) for one in self.submissions(**given)],
             "requests": lambda: self.requests,
@@ -308,8 +338,11 @@ class LocalTournament:
             "struck": lambda: [fault.as_table() for fault in self.faults.struck],
             "set_file": lambda name, path: self.set_file(name, None if path is None else Path(path)),
             "add_slot": self.add_slot,
+            "remove_slot": self.remove_slot,
             "set_scopes": self.set_scopes,
             "add_data_version": self.add_data_version,
+            "withdraw_data_version": self.withdraw_data_version,
+            "return_data_version": self.return_data_version,
         }
         if call not in calls:
             raise InputError(f"a control call must be one of {', '.join(calls)}, however {call!r} was given")

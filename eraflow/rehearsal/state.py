@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from eraflow.errors import StorageError
+from eraflow.errors import InputError, StorageError
 from eraflow.store import replacing, write_json
 
 TOURNAMENT = 8
@@ -90,11 +90,15 @@ class State:
     """The last one used, so that a restart keeps its address."""
     scopes: list[str] = field(default_factory=lambda: list(GRANTED_SCOPES))
     delay_s_of: dict[str, float] = field(default_factory=dict)
+    early_s_of: dict[str, float] = field(default_factory=dict)
+    """Round -> how much earlier than the timetable's its on-time deadline is [s]."""
     paces: list[dict[str, Any]] = field(default_factory=list)
     """Stretches of fast rounds, as the fields of `timetable.Pace`."""
     carried_into: int = 0
     """The round that late submissions were last carried into."""
     slots: list[Slot] = field(default_factory=list)
+    removed_slots: list[str] = field(default_factory=list)
+    """Names of models that are no longer in the account; a restart that lists them does not bring them back."""
     submissions: list[Submission] = field(default_factory=list)
     uploads: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Granted file name -> model id, and the sha256 of the bytes once they are there."""
@@ -102,6 +106,8 @@ class State:
     """Data file -> path of the bytes that are served in its place."""
     data_versions: list[str] = field(default_factory=list)
     """Versions of the data that are listed beside the usual one, with the same bytes."""
+    withdrawn_versions: list[str] = field(default_factory=list)
+    """Those of them, and perhaps the usual one, that are not there for now."""
 
     def slot(self, model_id: str) -> Slot | None:
         return next((slot for slot in self.slots if slot.id == model_id), None)
@@ -112,8 +118,20 @@ class State:
         if found is None:
             found = Slot(name=name, id=str(uuid.uuid4()), tournament=tournament)
             self.slots.append(found)
+            if tournament == TOURNAMENT and name in self.removed_slots:
+                self.removed_slots.remove(name)
         found.hosted = hosted
         return found
+
+    def remove_slot(self, name: str) -> None:
+        """Take the slot of this name out of the account. Raises `InputError` if there is none."""
+        names = [slot.name for slot in self.slots if slot.tournament == TOURNAMENT]
+        if name not in names:
+            raise InputError(
+                f"a slot to remove must be one of {', '.join(names) or '(none)'}, however {name!r} was given"
+            )
+        self.slots = [slot for slot in self.slots if (slot.name, slot.tournament) != (name, TOURNAMENT)]
+        self.removed_slots.append(name)
 
 
 def load_state(home: Path, begins_utc: datetime, slots: Sequence[str]) -> State:
@@ -135,7 +153,7 @@ def load_state(home: Path, begins_utc: datetime, slots: Sequence[str]) -> State:
             f"{path} must hold a local tournament, however it cannot be read; remove {home} to begin a new one"
         ) from error
     for name in slots:
-        if not any(slot.name == name for slot in state.slots):
+        if name not in state.removed_slots and not any(slot.name == name for slot in state.slots):
             state.add_slot(name)
     return state
 

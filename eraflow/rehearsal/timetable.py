@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from importlib.resources import files
@@ -115,13 +115,17 @@ class Timetable:
     """Delays that were asked for, by round number; the others are drawn."""
     paces: Sequence[Pace] = ()
     """Stretches of fast rounds in order; each goes on until the next one's first round."""
+    early_s_of: Mapping[int, float] = field(default_factory=dict)
+    """How much earlier than usual a round closes [s], by its number; its end moves along."""
 
     def round(self, number: int) -> ScheduledRound:
         """The round of this number. Raises `ValueError` below `FIRST_NUMBER`."""
         if number < FIRST_NUMBER:
             raise ValueError(f"the first round is {FIRST_NUMBER}, however {number} was asked for")
         pace = next((one for one in reversed(self.paces) if one.first_number <= number), None)
-        return self._usual_round(number) if pace is None else self._fast_round(number, pace)
+        usual = self._usual_round(number) if pace is None else self._fast_round(number, pace)
+        early = timedelta(seconds=self.early_s_of.get(number, 0.0))
+        return replace(usual, closes_at_utc=usual.closes_at_utc - early, ends_at_utc=usual.ends_at_utc - early)
 
     def _usual_round(self, number: int) -> ScheduledRound:
         days = (0,) if self.weekly_only else DAYS_OF_A_WEEK

@@ -24,7 +24,7 @@ from eraflow.eras import rows_by_era
 from eraflow.metrics import feature_neutral_corr
 from eraflow.neutral import exposures
 from eraflow.rows import Rows
-from eraflow.store import write_atomically
+from eraflow.store import made_folder, write_atomically
 from eraflow.study.plan import Study
 
 F64 = npt.NDArray[np.float64]
@@ -47,7 +47,7 @@ def exposure_scores(
     path = study.folder.parent / "exposures" / f"{name}.npy"
     if (found := _kept(path)) is None:
         found = _computed(study, validation_E, prediction_MK)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        made_folder(path.parent)
         stream = io.BytesIO()
         np.save(stream, found)
         write_atomically(path, stream.getvalue())

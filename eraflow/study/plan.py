@@ -32,7 +32,7 @@ from eraflow.references import benchmark_files, reference, require_benchmark, sh
 from eraflow.residual import on_residual
 from eraflow.rows import Rows
 from eraflow.splits import every_nth, horizon_eras, purge, purge_eras
-from eraflow.store import Store, replacing, write_json
+from eraflow.store import Store, made_folder, replacing, write_json
 from eraflow.stored import StoredDataset, matching_target, open_stored, suffix_days
 from eraflow.study.candidates import Candidate, Rival, candidates_of, fingerprint, seeds_of
 from eraflow.study.config import StudyConfig
@@ -254,8 +254,7 @@ def plan(
     if benchmarks:  # only then, so that other studies keep their folder
         told["benchmarks_sha256"] = [sha256_of_stored(path) for path in benchmarks]
     name = hashlib.sha256(json.dumps([FORMAT, told], sort_keys=True).encode()).hexdigest()[:12]
-    folder = store.home / "studies" / name
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = made_folder(store.home / "studies" / name)
     write_json(folder / STUDY, told)
     study = open_study(folder)
     for one in study.stored:

@@ -11,6 +11,8 @@ ONCE: dict[str, tuple[Fault, ...]] = {
     "a 500 on PUT": (Fault(where="put", what="status", code=500),),
     "a 403 on PUT": (Fault(where="put", what="status", code=403),),
     "two refusals on PUT": (Fault(where="put", what="status", code=500), Fault(where="put", what="status", code=403)),
+    "a page that answers PUT with 200": (Fault(where="put", what="html-200"),),
+    "a page that answers each PUT of a try with 200": (Fault(where="put", what="html-200", times=4),),
     "a lost answer to PUT": (Fault(where="put", what="lost-answer"),),
     "a connection cut before PUT": (Fault(where="put", what="reset-before"),),
     "a lost answer to create": (Fault(where="query:createSubmission", what="lost-answer"),),

@@ -235,6 +235,12 @@ def _twice(table: pa.Table) -> pa.Table:
     return pa.concat_tables([table, table.slice(0, 1)])
 
 
+def _emptied(table: pa.Table) -> pa.Table:
+    for name in _features(table):
+        table = table.set_column(table.column_names.index(name), name, pa.nulls(table.num_rows, table[name].type))
+    return table
+
+
 Damage = Callable[[pa.Table], pa.Table]
 DAMAGES: dict[str, tuple[Damage, str]] = {
     "duplicate ids": (_twice, "id"),
@@ -252,6 +258,10 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
             pa.array([9] * table.num_rows, pa.int8()),
         ),
         "feature_",
+    ),
+    "features without a value": (
+        _emptied,
+        "all are missing",
     ),
     "no ids": (lambda table: table.drop_columns(["id"]), "id"),
 }  # fmt: skip
@@ -274,6 +284,25 @@ def test_a_damaged_live_file_ends_with_5_and_nothing_is_sent(
 
     week.local.set_file(LIVE, None)
     assert week.play().exit_code == 0
+
+
+def test_a_file_that_has_lost_most_of_its_rows_is_refused_and_the_one_before_stays(weeks: Week, tmp_path: Path) -> None:
+    assert weeks.play().exit_code == 0
+    kept = weeks.home / "data" / "v5.3" / "validation.parquet"
+    before = kept.read_bytes()
+    cut = tmp_path / "cut.parquet"
+    pq.write_table(pq.read_table(kept).slice(0, 40), cut)
+    weeks.local.open_next_round(delay_s=0)
+    weeks.local.set_file("v5.3/validation.parquet", cut)
+    weeks.sent()
+    result = weeks.play()
+    assert result.exit_code == 5
+    assert "about as many rows" in str(result.receipts[0].error_message)
+    assert weeks.sent() == []
+    assert kept.read_bytes() == before
+
+    weeks.local.set_file("v5.3/validation.parquet", None)
+    assert weeks.play().exit_code == 0
 
 
 def test_what_cannot_be_meant_is_refused_before_any_work(week: Week, tmp_path: Path) -> None:

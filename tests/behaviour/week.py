@@ -29,8 +29,10 @@ SENDING = ("submissionUploadAuth", "createSubmission")
 
 # Children come from a process that has imported everything and runs no thread: a fork of this one would inherit the
 # locks of the tournament's threads and of torch.
-_CHILDREN = multiprocessing.get_context("forkserver")
-_CHILDREN.set_forkserver_preload(["tests.behaviour.week", "numerapi", "pandas", "safetensors.torch", "pyarrow.parquet"])
+CHILDREN = multiprocessing.get_context("forkserver")
+CHILDREN.set_forkserver_preload(
+    ["tests.behaviour.week", "torch._dynamo", "numerapi", "pandas", "safetensors.torch", "pyarrow.parquet"]
+)
 
 
 @dataclass
@@ -94,7 +96,7 @@ class Week:
 
     def start(self, request: Request | None = None, hold: Hold | None = None) -> ForkServerProcess:
         """Play the round in another process."""
-        child = _CHILDREN.Process(target=_played, args=(self.environment, request or self.request(), hold), daemon=True)
+        child = CHILDREN.Process(target=_played, args=(self.environment, request or self.request(), hold), daemon=True)
         child.start()
         return child
 

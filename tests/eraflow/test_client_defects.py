@@ -268,7 +268,7 @@ def test_10_no_query_waits_for_ever(
 
     theirs = threading.Thread(target=ask, daemon=True)
     theirs.start()
-    monkeypatch.setattr(transport, "READ_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(transport, "READ_TIMEOUT_S", 0.2)
     with pytest.raises(TransientError, match="did not answer within"):
         door.current_round()
     theirs.join(0.5)

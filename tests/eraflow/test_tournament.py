@@ -245,7 +245,7 @@ def test_retry_after_is_obeyed_up_to_a_minute(header: str, waits: list[float], l
 def test_a_hanging_api_is_given_up_after_one_round_of_tries(
     local: LocalTournament, door: Tournament, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(transport, "READ_TIMEOUT_S", 0.02)
+    monkeypatch.setattr(transport, "READ_TIMEOUT_S", 0.2)
     local.faults.add(Fault(where="query:dataset", what="hang", times=None))
     with pytest.raises(TransientError, match="did not answer within"):
         door.download(LIVE, tmp_path / "live.parquet")

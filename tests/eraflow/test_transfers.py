@@ -314,7 +314,7 @@ def test_no_key_and_no_signed_address_stands_in_an_error_a_repr_or_a_log(
     # As --debug does: eraflow's own loggers speak up, those of urllib3 (which print whole addresses) do not.
     caplog.set_level(logging.DEBUG, logger="eraflow")
     caplog.set_level(logging.DEBUG, logger="numerapi")
-    monkeypatch.setattr(transport, "READ_TIMEOUT_S", 0.02)
+    monkeypatch.setattr(transport, "READ_TIMEOUT_S", 0.2)
     texts = [repr(door), str(door), repr(Keys(local.public_id, local.secret_key)), repr(vars(door))]
     for fault, act in _mishaps(local, door, tmp_path):
         local.faults.clear()

@@ -1,0 +1,121 @@
+"""A round is stopped before each single thing that it does to the disk, the ledger or the network, one by one.
+
+After each stop the round is played again: it must end with exactly one accepted submission a slot, of the same bytes,
+and with the same files as a round that nobody stopped. Every sixth point has its turn with all the other tests, every
+point with `pytest -m "exhaustive or not exhaustive" tests/behaviour/test_crash_points.py`, which says how many there
+are: some 240 in a round from nothing, some 210 in the one after it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from eraflow.rehearsal import LocalTournament
+from eraflow.request import Request
+from tests.behaviour.conftest import TINY
+from tests.behaviour.crash_points import Points, points_of, stopped_before
+from tests.behaviour.week import SLOTS, Week, half_written, tree
+
+# Each scene is cut into so many tests: every sixth point, from the first one on, from the second one on...
+PARTS = 6
+# What a stopped and a whole round must have alike to the last bit; the others hold times.
+ALIKE = (".parquet", ".npy", ".csv")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """Where every stop of a scene begins: a tournament with an open round, and a home."""
+
+    folder: Path
+    points: Points
+    digests: dict[str, str]
+    """File -> sha256 after a round that nobody stopped; empty for those that hold times."""
+    sha256: str | None
+    """Of what it submitted."""
+
+    def world(self, to: Path) -> tuple[LocalTournament, Path]:
+        """A copy of both to play with."""
+        shutil.copytree(self.folder, to)
+        return LocalTournament(to / "tournament", market=TINY), to / "home"
+
+
+def request_of(week: Week) -> Request:
+    return week.request(assignments={"training.epochs": "1", "data.feature_set": "all"})
+
+
+@pytest.fixture(scope="module", params=["a round from nothing", "the round after it"])
+def scene(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Scene:
+    folder = tmp_path_factory.mktemp("scene")
+    begun, played = folder / "begun", folder / "played"
+    with pytest.MonkeyPatch.context() as patch:
+        with LocalTournament(begun / "tournament", market=TINY) as local:
+            local.open_next_round(delay_s=0)
+            week = Week(local, begun / "home")
+            week.home.mkdir()
+            if request.param == "the round after it":
+                _point(week, patch)
+                assert week.play(request_of(week)).exit_code == 0
+                local.open_next_round(delay_s=0)
+        shutil.copytree(begun, played)
+        with LocalTournament(played / "tournament", market=TINY) as local:
+            week = Week(local, played / "home")
+            _point(week, patch)
+            points = points_of(week.environment, request_of(week), folder / "told")
+            sha256 = week.play(request_of(week)).receipts[0].sha256
+    request.config.get_terminal_writer().line(f"\n{request.param}: {len(points.names)} points")
+    return Scene(folder=begun, points=points, digests=_digests(played / "home"), sha256=sha256)
+
+
+def _stop_at_each(scene: Scene, part: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped = 0
+    for point in range(part, len(scene.points.names), PARTS):
+        local, home = scene.world(tmp_path / str(point))
+        with local:
+            week = Week(local, home)
+            _point(week, monkeypatch)
+            stopped += stopped_before(point, week.environment, request_of(week), tmp_path / "told")
+            left = {str(path.relative_to(home)) for path in half_written(home)}
+            where = f"stopped before point {point}, {scene.points.names[point]}"
+            result = week.play(request_of(week))
+            assert result.exit_code == 0, f"{where}: {[one.error_message for one in result.receipts]}"
+            assert [(one.verified, one.sha256) for one in result.receipts] == [("bytes", scene.sha256)] * 2, where
+            assert {slot: len(made) for slot, made in week.accepted().items()} == dict.fromkeys(SLOTS, 1), where
+            assert {name: digest for name, digest in _digests(home).items() if name not in left} == scene.digests, where
+        shutil.rmtree(tmp_path / str(point))
+    # The same round has the same points each time: none was played to its end.
+    assert stopped == len(range(part, len(scene.points.names), PARTS))
+
+
+def test_a_round_stopped_at_any_sixth_point_and_played_again_is_as_one_that_nobody_stopped(
+    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _stop_at_each(scene, 0, tmp_path, monkeypatch)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("part", range(1, PARTS))
+def test_a_round_stopped_at_any_other_point_is_too(
+    scene: Scene, part: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _stop_at_each(scene, part, tmp_path, monkeypatch)
+
+
+def test_whatever_a_round_does_to_the_world_goes_through_the_doors(scene: Scene) -> None:
+    assert scene.points.around_the_doors == []
+
+
+def _point(week: Week, patch: pytest.MonkeyPatch) -> None:
+    for name, value in week.environment.items():
+        patch.setenv(name, value)
+
+
+def _digests(home: Path) -> dict[str, str]:
+    def digest(name: str) -> str:
+        return hashlib.sha256((home / name).read_bytes()).hexdigest() if name.endswith(ALIKE) else ""
+
+    return {name: digest(name) for name in tree(home)}
