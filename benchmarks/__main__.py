@@ -40,10 +40,11 @@ SCRIPTS = {
     "market": "the synthetic market beside published figures",
     "live_file": "from the live file to the submission file",
     "whole_validation": "predicting the whole validation file",
+    "safety_cost": "what safety costs a round",
     "gpu_epoch": "an epoch on a GPU",
 }
 # Minutes that say nothing of speed: with --full, or by name.
-FULL_ONLY = ("shuffling", "market", "false_alarms")
+FULL_ONLY = ("shuffling", "market", "false_alarms", "safety_cost")
 PACKAGES = ("torch", "numpy", "pandas", "pyarrow", "scipy", "fastai", "numerai-tools")
 
 

@@ -7,6 +7,7 @@ The rules are those of the tournament's own validator (`invalid_submission_heade
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -98,7 +99,8 @@ def _ids_text(missing: set[str], unknown: set[str]) -> str:
 
 
 def _number(text: str) -> float:
+    # `float` also takes spaces, line breaks, underscores and digits of other scripts, which other readers refuse.
     try:
-        return float(text)
+        return float(text) if re.fullmatch(r"[0-9.eE+-]+", text) else float("nan")
     except ValueError:
         return float("nan")

@@ -276,7 +276,12 @@ def _first_rows(source: ParquetSource, name: str) -> dict[str, int]:
     column = source.column(name)
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
-    encoded = column.combine_chunks().dictionary_encode(null_encoding="encode")
+    try:
+        encoded = column.combine_chunks().dictionary_encode(null_encoding="encode")
+    except pa.ArrowNotImplementedError as error:  # lists and structs
+        raise DataError(
+            f"{source.path}: column {name!r} must hold text, however it is of type {column.type}; {REFETCH}"
+        ) from error
     code_N = _numbers(encoded.indices)
     return {str(label): int(np.argmax(code_N == code)) for code, label in enumerate(encoded.dictionary.to_pylist())}
 

@@ -23,7 +23,7 @@ T = TypeVar("T")
 def read_toml(path: Path) -> dict[str, Any]:
     """The table in the file at `path`. Raises `InputError` if it is missing or not TOML."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return _loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InputError(f"configuration file {path} does not exist; name one that does") from error
     except (OSError, ValueError, RecursionError) as error:  # tomllib lets more through than its own error
@@ -152,7 +152,7 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
 def _plain(hint: Any, value: Any, path: str) -> Any:
     if hint is Any:
         return value
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+    if hint is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**1023:
         return float(value)
     if isinstance(value, hint) and not (isinstance(value, bool) and hint is not bool):
         return value
@@ -170,9 +170,15 @@ def _assign(table: dict[str, Any], path: str, value: Any) -> None:
     table[last] = value
 
 
+def _loads(text: str) -> dict[str, Any]:
+    table = tomllib.loads(text)
+    repr(table)  # raises ValueError: Python shows no whole number of more than 4300 digits, and 0x... may have as many
+    return table
+
+
 def _literal(text: str) -> Any:
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        return _loads(f"value = {text}")["value"]
     except (ValueError, RecursionError):
         return text
 

@@ -69,18 +69,18 @@ def read_payout(entry: Mapping[str, Any]) -> PayoutTerms:
         kinds = [kind for kind in multipliers if kind in str(one["name"]).lower()]
         if len(kinds) != 1:
             raise ValueError(f"a score that is paid must be a corr or an mmc, however it is {one['name']!r}")
-        multipliers[kinds[0]] += float(one["defaultMultiplier"])
+        multipliers[kinds[0]] += _known(one["defaultMultiplier"])
     if not paid or entry.get("payoutFactor") is None:
         raise ValueError("a round must say what it pays, however this one does not")
-    clips = [float(one["clipThreshold"]) for one in paid if one.get("clipThreshold") is not None]
-    return PayoutTerms(**multipliers, factor=float(entry["payoutFactor"]), clip=min(clips, default=1.0))
+    clips = [_known(one["clipThreshold"]) for one in paid if one.get("clipThreshold") is not None]
+    return PayoutTerms(**multipliers, factor=_known(entry["payoutFactor"]), clip=min(clips, default=1.0))
 
 
 def read_round(entry: Mapping[str, Any]) -> Round:
     closes = entry.get("closeStakingTime") or entry["closeTime"]
     ends = entry.get("closeTime")
     return Round(
-        number=int(entry["number"]),
+        number=_whole(entry["number"]),
         opens_at_utc=_utc(entry["openTime"]),
         closes_at_utc=_utc(closes),
         ends_at_utc=_utc(ends) if ends else None,
@@ -99,10 +99,10 @@ def read_listed(entry: Mapping[str, Any]) -> Listed:
 def read_score(entry: Mapping[str, Any]) -> ScoreEntry:
     date = entry.get("date")
     return ScoreEntry(
-        round=int(entry["roundNumber"]),
+        round=_whole(entry["roundNumber"]),
         name=str(entry["displayName"]),
         version=str(entry.get("version") or ""),
-        day=int(entry.get("day") or 0),
+        day=_whole(entry.get("day") or 0),
         date=f"{_utc(date):%Y-%m-%d}" if date else None,
         value=_finite(entry.get("value")),
         percentile=_finite(entry.get("percentile")),
@@ -127,6 +127,20 @@ def version_key(version: str) -> tuple[int, ...]:
     True
     """
     return tuple(int(part) for part in re.findall(r"\d+", version))
+
+
+def _whole(value: Any) -> int:
+    number = int(value)
+    if not -(2**31) <= number < 2**31:  # GraphQL's Int; more than that no ledger keeps
+        raise ValueError(f"a whole number must have 32 bits, however it is {number}")
+    return number
+
+
+def _known(value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"a number must be finite, however it is {number}")
+    return number
 
 
 def _finite(value: Any) -> float | None:

@@ -112,6 +112,20 @@ def standing(
     for attempt in attempts:
         if attempt.state in ("submitted", "verified") and not _found_wrong(tournament, ledger, attempt, slot):
             return _receipt(_read_back(tournament, ledger, attempt, slot, again=True), opened, "already-submitted")
+    return _late_foreign(tournament, attempts, opened, slot, recipe)
+
+
+def _late_foreign(
+    tournament: Tournament, attempts: Sequence[Attempt], opened: Round, slot: Slot, recipe: str
+) -> Receipt | None:
+    """A late submission that this ledger does not know: it is listed, but never selected."""
+    if opened.left_s(tournament.now_utc()) > 0:
+        return None
+    known = {attempt.stored_as for attempt in attempts}
+    for entry in tournament.listed(slot.model_id):
+        late = entry.inserted_at_utc is not None and entry.inserted_at_utc >= opened.closes_at_utc
+        if late and entry.filename not in known and not tournament.complaint(slot.model_id, entry.filename):
+            return _foreign(tournament, opened, slot, recipe, entry)
     return None
 
 

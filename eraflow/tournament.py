@@ -152,11 +152,11 @@ class Tournament:
 
     def slots(self) -> dict[str, Slot]:
         """The account's slots by name. Raises `CredentialsError` if the keys are missing or refused."""
-        models: dict[str, str] = self._ask(lambda api: dict(api.get_models(TOURNAMENT)))
+        models = self._ask(lambda api: {str(name): str(known) for name, known in api.get_models(TOURNAMENT).items()})
         hosted: set[str] | None
         try:
             answer = self._ask(lambda api: api.raw_query(_HOSTED, authorization=True)["data"]["account"]["models"])
-            hosted = {model["id"] for model in answer if model.get("computePickleUpload")}
+            hosted = self._understood(lambda: {str(one["id"]) for one in answer if one.get("computePickleUpload")})
         except (RefusedError, CredentialsError, TransientError):
             hosted = None  # not part of what the client asks, so an API without it must not stop a round
         return {
@@ -172,7 +172,7 @@ class Tournament:
             suppress(TransientError, RefusedError),
             transport.get(self._address(name, round_number), f"the file {name}", {"Range": "bytes=0-0"}) as body,
         ):
-            total = re.fullmatch(r"bytes 0-0/(\d+)", body.content_range or "")
+            total = re.fullmatch(r"bytes 0-0/([0-9]{1,18})", body.content_range or "")
             if body.status == 206 and total:
                 return Freshness(size_bytes=int(total[1]), etag=body.etag, last_modified=body.last_modified)
         return None
@@ -292,9 +292,14 @@ class Tournament:
         """What the tournament's validator found wrong with a submission, or None; None also where it won't tell."""
         with suppress(RefusedError, TransientError):
             answer = self._ask(lambda api: api.raw_query(_JUDGED, {"modelId": model_id}, authorization=True))
-            entries = self._understood(lambda: list(answer["data"]["model"]["submissions"]))
-            found = next((entry.get("errorInfo") for entry in entries if entry.get("filename") == stored_as), None)
-            return transport.without_secrets(str(found)) if found else None
+            found = self._understood(
+                lambda: [
+                    entry.get("errorInfo")
+                    for entry in answer["data"]["model"]["submissions"]
+                    if entry.get("filename") == stored_as
+                ]
+            )
+            return transport.without_secrets(str(found[0])) if found and found[0] else None
         return None
 
     # Scores, keys and data versions

@@ -84,7 +84,7 @@ class Branch:
     begun: Begun
     folder: Path
     local: LocalTournament
-    draw: random.Random
+    draw: random.Random = field(default_factory=random.Random)
     wrong: list[str] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     kills: int = 0
