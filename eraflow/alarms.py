@@ -15,14 +15,14 @@ import re
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 from eraflow.alarm_texts import Alarm, Kind, alarms_of, missed, was_told
+from eraflow.environment import SHORTEST_SECRET, secrets_in
 from eraflow.errors import EraflowError, InputError
-from eraflow.transport import checked_address, get, refusal, without_secrets
+from eraflow.transport import checked_address, get, refusal, untold, without_secrets
 from eraflow.weekly_config import AlarmConfig, from_environment
 
 if TYPE_CHECKING:
@@ -37,8 +37,6 @@ HEARTBEAT_LIMIT_S = 10.0
 AGAIN_AFTER_S = 0.5
 LONGEST_TITLE = 150
 LONGEST_BODY = 2000
-# They write whole addresses: apprise its own, urllib3 the path, in which some services have their token.
-TALKATIVE = ("apprise", "urllib3.connectionpool", "urllib3.util.retry")
 
 
 def check(config: AlarmConfig, environ: Mapping[str, str]) -> None:
@@ -113,11 +111,13 @@ def _connected(text: str, i: int, environ: Mapping[str, str]) -> apprise.Apprise
 
 def _parsed(url: str) -> apprise.Apprise | None:
     # The first use loads some hundred services, a few of which import what Python is about to drop.
-    with _quiet(), warnings.catch_warnings():
+    with untold(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import apprise
 
         asset = apprise.AppriseAsset(app_id="eraflow", app_desc="eraflow", async_mode=False)
+        # Who is told is for the address to say, not for who answers there; an address may ask for it (?redirect=yes).
+        asset.http_redirects = False
         service = apprise.Apprise.instantiate(url, asset=asset)
         if service is None:
             return None
@@ -168,7 +168,7 @@ def _in_time(calls: Sequence[Callable[[], bool]], limit_s: float) -> list[Outcom
     outcomes: list[Outcome] = [None] * len(calls)
 
     def run(i: int) -> None:
-        with _quiet():
+        with untold():
             try:
                 outcomes[i] = calls[i]()
             except Exception as error:
@@ -192,32 +192,6 @@ def _reason(outcome: Outcome, limit_s: float) -> str:
     return "it was refused or not reached" if outcome is False else f"no answer within {limit_s:g} s"
 
 
-class _Silence(logging.Filter):
-    """Drops what the present thread says while it handles an address."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.here = threading.local()
-
-    def filter(self, record: logging.LogRecord) -> bool:  # noqa: ARG002 - the name is theirs
-        return not getattr(self.here, "silent", False)
-
-
-_silence = _Silence()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    for name in TALKATIVE:
-        logging.getLogger(name).addFilter(_silence)  # the second time does nothing
-    before = getattr(_silence.here, "silent", False)
-    _silence.here.silent = True
-    try:
-        yield
-    finally:
-        _silence.here.silent = before
-
-
 def _resolved(text: str, environ: Mapping[str, str]) -> str:
     try:
         return from_environment(text, "", environ).strip()
@@ -227,10 +201,9 @@ def _resolved(text: str, environ: Mapping[str, str]) -> str:
 
 def _secrets(config: AlarmConfig, environ: Mapping[str, str]) -> tuple[str, ...]:
     """What must not stand in an alarm even if an error's text brings it along."""
-    kept = re.compile(r"SECRET|TOKEN|PASSW|KEY|PUBLIC_ID|AUTH", re.IGNORECASE)
-    found = {value for name, value in environ.items() if kept.search(name)}
-    found |= {_resolved(text, environ) for text in (*config.urls, config.heartbeat_url)}
-    return tuple(sorted((value for value in found if len(value) >= 6), key=len, reverse=True))
+    addresses = {_resolved(text, environ) for text in (*config.urls, config.heartbeat_url)}
+    found = {*secrets_in(environ), *(address for address in addresses if len(address) >= SHORTEST_SECRET)}
+    return tuple(sorted(found, key=len, reverse=True))
 
 
 def _scheme(url: str) -> str:

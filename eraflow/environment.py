@@ -1,5 +1,6 @@
 """Keys for runs that nobody starts by hand: an owner-only file of NAME=VALUE lines, in the form of systemd's
-EnvironmentFile. What the environment has already wins. No line's text is ever told, as it may hold a key.
+EnvironmentFile. What the environment has already wins. No line's text is ever told, as it may hold a key, and a
+process that may hold keys leaves no copy of its memory behind when it crashes.
 """
 
 from __future__ import annotations
@@ -8,28 +9,49 @@ import os
 import re
 import shlex
 import stat
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
+from contextlib import suppress
 from pathlib import Path
 
 from eraflow.errors import CredentialsError, InputError
 
 ENVIRONMENT_FILE = "eraflow.env"
 """Its name in ERAFLOW_HOME."""
+NAMES_A_SECRET = re.compile(r"SECRET|TOKEN|PASSW|KEY|PUBLIC_ID|AUTH", re.IGNORECASE)
+# Shorter values would be found by chance in any text.
+SHORTEST_SECRET = 6
 QUOTED = re.compile(r"""'([^']*)'|"((?:[^"\\]|\\.)*)["]""")
 
 
 def load(path: Path, environ: MutableMapping[str, str]) -> list[str]:
     """Set in `environ` what the file at `path` has and `environ` lacks; returns those names. No file, no names.
 
+    From here on this process and those that it starts write no core file.
+
     Raises `CredentialsError` for a file that others can get at, `InputError` with the line's number for a line that
     is not NAME=VALUE; then nothing is set.
     """
+    _leave_no_core()
     text = _read(path)
     values = dict(pair for number, line in enumerate(text.split("\n"), 1) if (pair := _pair(line, path, number)))
     missing = [name for name in values if name not in environ]
     for name in missing:
         environ[name] = values[name]
     return missing
+
+
+def secrets_in(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """The values in `environ` that no text may hold, by the names of their variables, the longest first."""
+    found = {value for name, value in environ.items() if NAMES_A_SECRET.search(name) and len(value) >= SHORTEST_SECRET}
+    return tuple(sorted(found, key=lambda value: (-len(value), value)))
+
+
+def _leave_no_core() -> None:
+    if os.name == "posix":
+        import resource
+
+        with suppress(OSError, ValueError):  # a sandbox that does not let it: no reason not to run
+            resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
 
 
 def _read(path: Path) -> str:

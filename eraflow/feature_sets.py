@@ -11,6 +11,9 @@ from typing import Any
 
 from eraflow.errors import DataError, InputError
 
+# The tournament's has 1 MB; the whole of it is read into memory.
+LARGEST_BYTES = 64 << 20
+
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureSets:
@@ -41,6 +44,8 @@ def read_features_json(path: Path) -> FeatureSets:
     not empty and name nothing twice, and, where it is there, `targets`, a list of target names.
     """
     try:
+        if (size_bytes := path.stat().st_size) > LARGEST_BYTES:
+            raise _refused(path, f"must have at most {LARGEST_BYTES:,} bytes, however it has {size_bytes:,}")
         found: Any = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist; put the tournament's features.json there") from error

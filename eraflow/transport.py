@@ -1,7 +1,8 @@
 """How bytes travel: one JSON POST, one streamed GET, one PUT. Only `tournament` uses this.
 
 Every request has a time-out, verifies TLS, follows no redirect, sends no credentials but those it is given, and
-turns what goes wrong into `eraflow.errors` without the address (signed addresses are secrets) or the headers.
+turns what goes wrong into `eraflow.errors` without the address (signed addresses are secrets) or the headers. Whatever
+a server does, an answer ends: its head after a time, its body after a time or a size, a file at the size announced.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ import email.utils
 import hashlib
 import io
 import json
+import logging
 import re
 import ssl
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,6 +28,7 @@ import requests
 import urllib3
 
 from eraflow.errors import InputError, RefusedError, StorageError, TransientError
+from eraflow.later import Later
 from eraflow.progress import Progress
 from eraflow.store import require_room
 
@@ -32,6 +36,13 @@ CONNECT_TIMEOUT_S = 10.0
 READ_TIMEOUT_S = 30.0
 ANSWER_LIMIT_S = 30.0  # one last read may follow, so an answer that trickles is given up within a minute
 ANSWER_LIMIT_BYTES = 32 << 20
+# From the start of a request to the end of its answer's head. READ_TIMEOUT_S is about one read: a head that trickles,
+# or "100 Continue" again and again, is within it for ever.
+HEAD_LIMIT_S = 30.0
+# The largest file of 2026 has 4 GB; a JSON file, of which the largest has 1 MB, is read into memory whole.
+LARGEST_FILE_BYTES, LARGEST_JSON_BYTES = 64 << 30, 64 << 20
+# A file of unannounced length leaves this much free on the disk, on which the ledger is; looked at each so many bytes.
+KEPT_FREE_BYTES, ROOM_EACH_BYTES = 1 << 30, 64 << 20
 # Below this speed over a minute a download counts as stalled, although single bytes still arrive.
 STALLED_BYTES_PER_S = 1024
 STALLED_AFTER_S = 60.0
@@ -123,7 +134,7 @@ def get(url: str, what: str, headers: dict[str, str] | None = None) -> Iterator[
         length = response.headers.get("Content-Length", "")
         yield Body(
             status=response.status_code,
-            length_bytes=int(length) if length.isascii() and length.isdigit() else None,
+            length_bytes=int(length) if re.fullmatch(r"[0-9]{1,18}", length) else None,
             etag=response.headers.get("ETag"),
             last_modified=response.headers.get("Last-Modified"),
             content_range=response.headers.get("Content-Range"),
@@ -133,21 +144,27 @@ def get(url: str, what: str, headers: dict[str, str] | None = None) -> Iterator[
 
 
 def receive(body: Body, name: str, to: Path, progress: Progress) -> Downloaded:
-    """Write all bytes of a response to the fresh path `to`, never more than announced. Raises like `get`, and
-    `StorageError` for a disk without room, before the first byte where the length is known.
+    """Write all bytes of a response to the fresh path `to`, never more than announced. Raises like `get`,
+    `RefusedError` for a file that is too large to be one of the tournament's, and `StorageError` for a disk without
+    room, before the first byte where the length is known.
     """
     if body.status != 200:
         raise refusal(body.status, f"the file {name}")
     expected = body.length_bytes
     if expected is not None:
+        _require_plausible(name, expected)
         require_room(to.parent, expected, f"the file {name}")
-    received, digest = 0, hashlib.sha256()
+    received, looked_at, digest = 0, 0, hashlib.sha256()
     try:
         with to.open("wb") as file:
             for chunk in body.chunks():
                 received += len(chunk)
                 if expected is not None and received > expected:
                     break
+                if expected is None and received - looked_at > ROOM_EACH_BYTES:
+                    require_room(to.parent, KEPT_FREE_BYTES, f"the file {name}, whose length was not announced,")
+                    looked_at = received
+                _require_plausible(name, received)
                 file.write(chunk)
                 digest.update(chunk)
                 progress(f"download {name}", received, expected or 0, f"{received / 1e6:.1f} MB")
@@ -165,10 +182,23 @@ def receive(body: Body, name: str, to: Path, progress: Progress) -> Downloaded:
     return Downloaded(sha256=digest.hexdigest(), freshness=freshness)
 
 
+def _require_plausible(name: str, size_bytes: int) -> None:
+    largest = LARGEST_JSON_BYTES if name.endswith(".json") else LARGEST_FILE_BYTES
+    if size_bytes > largest:
+        raise RefusedError(
+            f"the file {name} must have at most {largest:,} bytes, however it has {size_bytes:,} or more"
+        )
+
+
 def put(url: str, data: bytes, what: str) -> int:
-    """PUT `data`; returns the status. Sends no header of its own choice: the address signs what may be sent."""
+    """PUT `data`; returns the status. Sends no header of its own choice: the address signs what may be sent.
+
+    Raises like `post_json`, and `TransientError` for a page in place of the storage's empty answer.
+    """
     # As a file it goes out block by block, each within the time-out; bytes would all have to be sent within one.
     with _request("PUT", url, what, data=io.BytesIO(data)) as response:
+        if response.ok and "html" in response.headers.get("Content-Type", "").lower():
+            raise TransientError(f"{what} answered with a page, so the bytes did not arrive; try again later")
         return response.status_code
 
 
@@ -195,10 +225,14 @@ class _Session(requests.Session):
 
 
 @contextmanager
-def _request(method: str, url: str, what: str, **arguments: Any) -> Iterator[requests.Response]:
-    try:
-        # A session for one request: a kept connection that the server had closed would look like a lost answer.
-        with _Session() as session:
+def _request(
+    method: str, url: str, what: str, *, limit_s: float | None = None, **arguments: Any
+) -> Iterator[requests.Response]:
+    given_up = threading.Event()
+
+    def answered() -> requests.Response:
+        # urllib3 writes paths to its log, and a signed address has its signature there.
+        with untold():
             response = session.request(
                 method,
                 url,
@@ -209,12 +243,16 @@ def _request(method: str, url: str, what: str, **arguments: Any) -> Iterator[req
                 auth=_NoAuth(),
                 **arguments,
             )
-            with response:
-                if 300 <= response.status_code < 400:
-                    raise RefusedError(
-                        f"{what} answered with a redirect ({response.status_code}), which is not followed"
-                    )
-                yield response
+        if given_up.is_set():
+            response.close()
+        return response
+
+    try:
+        # A session for one request: a kept connection that the server had closed would look like a lost answer.
+        with _Session() as session, _in_time(answered, what, limit_s or HEAD_LIMIT_S, given_up) as response:
+            if 300 <= response.status_code < 400:
+                raise RefusedError(f"{what} answered with a redirect ({response.status_code}), which is not followed")
+            yield response
     except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError) as error:
         # Their texts hold the address and the exceptions the request with its headers: neither goes on, not even as
         # the context of ours.
@@ -222,6 +260,16 @@ def _request(method: str, url: str, what: str, **arguments: Any) -> Iterator[req
     else:
         return
     raise failed
+
+
+def _in_time(
+    call: Callable[[], requests.Response], what: str, limit_s: float, given_up: threading.Event
+) -> requests.Response:
+    try:
+        return Later(call, what).result(limit_s)
+    except TransientError:  # of `Later` alone; whoever comes after that closes what he has
+        given_up.set()
+        raise
 
 
 def _proxies(url: str) -> dict[str, str] | None:
@@ -274,7 +322,9 @@ def _chunks(response: requests.Response, what: str) -> Iterator[bytes]:
 
 def _json(raw: bytes) -> Any:
     try:
-        return json.loads(raw)
+        found = json.loads(raw)
+        json.dumps(found, ensure_ascii=False).encode()  # half a surrogate pair is no text: it is never shown nor kept
+        return found
     except (ValueError, RecursionError):
         return None
 
@@ -284,7 +334,37 @@ def _date(response: requests.Response) -> datetime | None:
         moment = email.utils.parsedate_to_datetime(response.headers.get("Date", ""))
     except (TypeError, ValueError, OverflowError):
         return None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return moment if 2000 < moment.year < 9000 else None  # a clock that is set by it must not run out of years
+
+
+class _Silence(logging.Filter):
+    """Drops what the present thread says while it handles an address."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.here = threading.local()
+
+    def filter(self, record: logging.LogRecord) -> bool:  # noqa: ARG002 - the name is theirs
+        return not getattr(self.here, "silent", False)
+
+
+_silence = _Silence()
+# They write whole addresses: apprise its own, urllib3 the path, in which some services have their token.
+TALKATIVE = ("apprise", "urllib3.connectionpool", "urllib3.util.retry")
+
+
+@contextmanager
+def untold() -> Iterator[None]:
+    """Whatever the log's level: in this block, and in this thread, nobody writes an address to it."""
+    for name in TALKATIVE:
+        logging.getLogger(name).addFilter(_silence)  # the second time does nothing
+    before = getattr(_silence.here, "silent", False)
+    _silence.here.silent = True
+    try:
+        yield
+    finally:
+        _silence.here.silent = before
 
 
 def without_secrets(text: str, secrets: tuple[str, ...] = ()) -> str:
@@ -292,5 +372,5 @@ def without_secrets(text: str, secrets: tuple[str, ...] = ()) -> str:
     for secret in secrets:
         if secret:
             text = text.replace(secret, "***")
-    text = re.sub(r"https?://\S+", "(address)", text)
+    text = re.sub(r"https?://\S+", "(address)", text, flags=re.IGNORECASE)
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:300]

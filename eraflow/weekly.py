@@ -7,6 +7,7 @@ Read `play`: it is the whole week on a screen. `flows.weekly` runs the same chai
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -17,6 +18,7 @@ from typing import ParamSpec, TypeVar
 
 from eraflow.at_work import at_work
 from eraflow.budget import Budget, unlimited
+from eraflow.environment import secrets_in
 from eraflow.errors import ClosedError, EraflowError, OutOfTimeError
 from eraflow.fallback import NoStandInError, StandIn, stand_in
 from eraflow.files import Files
@@ -44,6 +46,7 @@ from eraflow.steps import (
 from eraflow.store import Store, utc_text
 from eraflow.submission import OVERTAKEN
 from eraflow.tournament import Slot, Tournament
+from eraflow.transport import without_secrets
 
 logger = logging.getLogger("eraflow")
 
@@ -194,10 +197,15 @@ def _stand_in(
 
 
 def _unexpected(error: Exception) -> EraflowError:
-    kind = type(error).__name__
-    return EraflowError(
-        f"unexpected {kind}: {str(error)[:200]}; run again with --debug and report it", code="unexpected"
-    )
+    if isinstance(error, MemoryError) or "can't start new thread" in str(error):
+        return EraflowError(
+            f"there must be more memory for this, however it has run out ({type(error).__name__}); end other programs,"
+            " or choose a smaller feature set or recipe, then run the same again",
+            code="no-memory",
+        )
+    # A library's error may hold whatever it was given.
+    kind, text = type(error).__name__, without_secrets(str(error), secrets_in(os.environ))[:200]
+    return EraflowError(f"unexpected {kind}: {text}; run again with --debug and report it", code="unexpected")
 
 
 class _Week:

@@ -40,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug, as_json = "--debug" in given, "--json" in given
     # Without this a SIGTERM leaves Prefect's temporary server behind.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    os.umask(0o077)  # what is written is its owner's alone, in a home that was there with another mode too
     try:
         _refuse_foreign_packages()
         options = _parser().parse_args(given)

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from flows.temporary_server import temporary_server
+from flows.temporary_server import new_login, temporary_server
 from tasks.health import answers
 
 logger = logging.getLogger("eraflow")
@@ -43,11 +43,22 @@ def prepare(environ: MutableMapping[str, str], home: Path) -> None:
         "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false",
         "DO_NOT_TRACK": "1",
     }
+    _ask_this_machine_directly(environ)
     if logger.level:
         # Prefect sets up logging when it is imported, and would undo what --debug asked for.
         values["PREFECT_LOGGING_LOGGERS_ERAFLOW_LEVEL"] = logging.getLevelName(logger.level)
     for name, value in values.items():
         environ.setdefault(name, value)
+
+
+def _ask_this_machine_directly(environ: MutableMapping[str, str]) -> None:
+    """A proxy of the environment has no way to this machine's loopback, and would be told the dashboard's password."""
+    if not any(name.lower() in {"http_proxy", "all_proxy"} for name in environ):
+        return
+    kept = environ.get("no_proxy") or environ.get("NO_PROXY") or ""
+    hosts = [host for host in kept.split(",") if host.strip()]
+    told = ",".join([*hosts, *(host for host in ("127.0.0.1", "localhost") if host not in hosts)])
+    environ["no_proxy"] = environ["NO_PROXY"] = told
 
 
 @contextmanager
@@ -65,7 +76,8 @@ def chosen_server(environ: Mapping[str, str]) -> Iterator[str]:
         return
     if configured:
         logger.warning("the Prefect server at %s does not answer; this run goes on with a temporary one", configured)
-    with temporary_server() as url, _patience(), _only(url), _letting_go(url):
+    login = new_login()
+    with temporary_server(login) as url, _patience(), _only(url, login), _letting_go(url):
         yield url
 
 
@@ -86,13 +98,14 @@ def _patience() -> Iterator[None]:
 
 
 @contextmanager
-def _only(api_url: str) -> Iterator[None]:
-    """Talk to a server that is there for this run alone.
+def _only(api_url: str, login: str) -> Iterator[None]:
+    """Talk to a server that is there for this run alone, and asks for this login.
 
     It has our version, and asking for that costs 0.3 s. Nobody watches it for missing heartbeats, and ending those
     costs a second. If it dies it does not come back, so nothing is tried again.
     """
     from prefect.settings import (
+        PREFECT_API_AUTH_STRING,
         PREFECT_API_URL,
         PREFECT_CLIENT_MAX_RETRIES,
         PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED,
@@ -102,6 +115,7 @@ def _only(api_url: str) -> Iterator[None]:
 
     values: dict[Any, Any] = {
         PREFECT_API_URL: api_url,
+        PREFECT_API_AUTH_STRING: login,
         PREFECT_CLIENT_MAX_RETRIES: 0,
         PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED: False,
         PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,

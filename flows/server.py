@@ -1,21 +1,23 @@
 """The Prefect server of `eraflow up`: API, dashboard and all services. A program: `python -m flows.server PORT`.
 
 Prefect's own command has no way to refuse anybody: by default any web page that is open on this machine may start
-runs and read their parameters. So its application is wrapped in `Guard`, and served by what serves it there too.
-Read `environment`, which the parent calls, then `main`, then `Guard`. Loopback only.
+runs and read their parameters. Any account of the machine may do more: a deployment that it replaces runs its commands
+as the user of `eraflow up`, who has the keys. So the application is wrapped in `Guard`, and served by what serves it
+there too. Read `environment`, which the parent calls, then `main`, then `Guard`. Loopback only.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import re
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 
-from flows import prefect_home
+from flows import caller, prefect_home
 
 HOST = "127.0.0.1"
 EXIT_PORT_TAKEN = 98  # EADDRINUSE on Linux
@@ -25,6 +27,14 @@ EXIT_NOT_STARTED = 3  # uvicorn's own
 RETENTION_S = 90 * 24 * 3600
 # For open connections, of which a dashboard in a browser always has some [s].
 CLOSING_S = 1
+AUTH = "PREFECT_SERVER_API_AUTH_STRING"
+ROOT = 0
+# What a POST may ask for that changes nothing; blocks are left out, as they may hold secrets. The dashboard asks so.
+READS = re.compile(
+    r"/api/(?:(?!block_)[\w/-]+/(?:filter|count|paginate|history|lateness)|events/count-by/\w+|ui/[\w/-]+)"
+)
+# What a GET may show that is not for everybody.
+SHOWS_SECRETS = ("/block_", "/admin/settings")
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -47,8 +57,8 @@ def environment(environ: Mapping[str, str], home: Path, port: int, secrets: Coll
         # With an address it would be a client.
         if name not in {"PREFECT_API_URL", "PREFECT_API_AUTH_STRING", *secrets} and not name.startswith("NUMERAI_")
     }
-    if not kept.get("PREFECT_SERVER_API_AUTH_STRING"):
-        kept.pop("PREFECT_SERVER_API_AUTH_STRING", None)
+    if not kept.get(AUTH):
+        kept.pop(AUTH, None)
     prefect_home.prepare(kept, home)
     kept.setdefault("PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED", "events,flow_runs")
     kept.setdefault("PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD", str(RETENTION_S))
@@ -67,6 +77,7 @@ def environment(environ: Mapping[str, str], home: Path, port: int, secrets: Coll
 def main(arguments: list[str]) -> int:
     """Serve at the port until SIGTERM; returns the exit code."""
     port = int(arguments[0])
+    os.umask(0o077)  # the database, which Prefect makes, is its owner's alone, whatever becomes of its folder's mode
     try:
         listening = socket.create_server((HOST, port), backlog=128)
     except OSError as error:
@@ -79,8 +90,9 @@ def main(arguments: list[str]) -> int:
 
     of_api = get_current_settings().server.api
     config = uvicorn.Config(
-        Guard(create_app(final=True), port),
+        Guard(create_app(final=True), port, trusted=trusted(os.environ)),
         log_level="error",
+        proxy_headers=False,  # a header must not say where a request comes from
         lifespan="on",
         timeout_keep_alive=of_api.keepalive_timeout,
         ws_ping_interval=of_api.websocket_ping_interval,
@@ -92,15 +104,25 @@ def main(arguments: list[str]) -> int:
     return 0 if server.started else EXIT_NOT_STARTED
 
 
+def trusted(environ: Mapping[str, str]) -> frozenset[int] | None:
+    """The accounts whose programs may change something; None where a password or nothing at all tells them apart."""
+    if environ.get(AUTH) or not caller.can_tell():
+        return None
+    return frozenset({os.geteuid(), ROOT})
+
+
 class Guard:
     """An ASGI application that answers 403 for what does not come from this machine's programs or the dashboard.
 
     A browser names in `Host` whom it thinks it asks, and in `Origin` which page asks: for every web socket and every
-    request but a plain GET. Programs send no `Origin`.
+    request but a plain GET. Programs send no `Origin`, and may write what they like: whose they are is asked of the
+    kernel. Those of other accounts may look, as a dashboard does that is seen through a tunnel, and change nothing.
     """
 
-    def __init__(self, application: Application, port: int) -> None:
+    def __init__(self, application: Application, port: int, *, trusted: Collection[int] | None = None) -> None:
+        """`trusted` are the accounts that may change something, all where it is None."""
         self._application = application
+        self._trusted = trusted
         self._origins = {origin.encode() for origin in origins(port)}
         self._hosts = {origin.removeprefix(b"http://") for origin in self._origins}
         # The dashboard would ask a company's address how to record its user, whatever the analytics setting says.
@@ -112,7 +134,7 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._application(scope, receive, send)
-        elif complaint := self._complaint(scope):
+        elif complaint := self._complaint(scope) or self._complaint_about_account(scope):
             await _refuse(scope, send, complaint)
         else:
             await self._application(scope, receive, self._with_headers(send))
@@ -139,6 +161,24 @@ class Guard:
         if changes and not pages and (b"sec-fetch-site", b"cross-site") in headers:
             return "the request comes from another site"
         return None
+
+    def _complaint_about_account(self, scope: Scope) -> str | None:
+        if self._trusted is None or _only_looks(scope):
+            return None
+        client, own = scope.get("client"), scope.get("server")
+        if client and own and caller.account_of((client[0], client[1]), (own[0], own[1])) in self._trusted:
+            return None
+        return f"another account of this machine may look and change nothing; a password opens it to all: {AUTH}"
+
+
+def _only_looks(scope: Scope) -> bool:
+    """Whether a request reads what every account may, and changes nothing."""
+    path = str(scope["path"])
+    if scope["type"] == "websocket":
+        return path.endswith("/out")
+    if scope["method"] in {"GET", "HEAD"}:
+        return not any(part in path for part in SHOWS_SECRETS)
+    return bool(scope["method"] == "POST" and READS.fullmatch(path))
 
 
 async def _refuse(scope: Scope, send: Send, complaint: str) -> None:

@@ -20,4 +20,6 @@ def complain(message: str) -> None:
     if sys.stderr is None:  # closed by the caller; print would fall back to standard output
         return
     with contextlib.suppress(OSError):
-        print("eraflow:", message, file=sys.stderr, flush=True)
+        # A name from outside must not steer the terminal.
+        plain = "".join(c if c.isprintable() or c == "\n" else " " for c in message)
+        print("eraflow:", plain, file=sys.stderr, flush=True)

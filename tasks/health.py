@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import http.client
 import urllib.request
+from urllib.parse import urlsplit
 
 TIMEOUT_S = 1.0
+LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
 def answers(api_url: str, timeout_s: float = TIMEOUT_S) -> bool:
@@ -15,7 +17,10 @@ def answers(api_url: str, timeout_s: float = TIMEOUT_S) -> bool:
     if not api_url.startswith(("http://", "https://")):
         return False
     try:
-        with urllib.request.urlopen(f"{api_url.rstrip('/')}/health", timeout=timeout_s) as response:  # noqa: S310
+        # A proxy of the environment has no way to what listens on this machine's loopback.
+        proxies: dict[str, str] = {} if urlsplit(api_url).hostname in LOOPBACK else None
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler(proxies))
+        with opener.open(f"{api_url.rstrip('/')}/health", timeout=timeout_s) as response:
             return bool(response.status == 200)
     except (OSError, http.client.HTTPException, ValueError):
         return False

@@ -29,6 +29,8 @@ from tests.behaviour.week import CHILDREN, without_report
 # All waits of a minute and less are shortened, so that a year passes in half an hour [s].
 READ_TIMEOUT_S = 1.0
 STALLED_AFTER_S = 1.0
+# The largest file of this market has less than a megabyte.
+LARGEST_FILE_BYTES = 8 << 20
 # A run that takes longer hangs: nothing in it may wait for longer than the sum of its tries [s].
 PATIENCE_S = 120.0
 
@@ -141,6 +143,8 @@ def _hurry() -> None:
     transport.READ_TIMEOUT_S = READ_TIMEOUT_S
     transport.STALLED_AFTER_S = STALLED_AFTER_S
     transport.ANSWER_LIMIT_S = READ_TIMEOUT_S
+    transport.HEAD_LIMIT_S = READ_TIMEOUT_S
+    transport.LARGEST_FILE_BYTES = LARGEST_FILE_BYTES
     tournament.RETRY_WAITS_S = (0.01, 0.02, 0.05, 0.1)
     tournament.LONGEST_WAIT_S = 0.1
     submission.READBACK_WAITS_S = (0.05, 0.1, 0.2, 0.4, 0.8)

@@ -91,6 +91,8 @@ class Branch:
     runs: int = 0
     other_bytes: bool = False
     other_ids: bool = False
+    before: frozenset[str] = frozenset()
+    """Ids of the submissions of earlier weeks."""
     ledger_was_harmed: bool = False
 
     @property
@@ -120,7 +122,7 @@ def play_branch(name: str, begun: Begun, folder: Path, troubles: Sequence[Troubl
     shutil.copytree(begun.folder, folder)
     draw, could_be_saved = random.Random(name), True  # noqa: S311 -- a plan that must repeat
     with LocalTournament(folder / "tournament", market=MARKET) as local:
-        branch = Branch(name, begun, folder, local, draw)
+        branch = Branch(name, begun, folder, local, draw, before=frozenset(one.id for one in local.submissions()))
         for planned in _plan(draw, troubles):
             _harm(branch, planned)
             could_be_saved = not any(one.ends_round for one in planned) or is_saved(branch)
@@ -213,7 +215,7 @@ def look_from_outside(branch: Branch, saved: bool) -> None:
     """What the tournament holds is once there, was meant, and is what a round without trouble would have sent."""
     local, made = branch.local, dict[tuple[int, str], list[str]]()
     for one in local.submissions():
-        if one.carried_over:
+        if one.carried_over or one.id in branch.before:
             continue
         if not one.valid:
             if not branch.other_ids:

@@ -92,7 +92,8 @@ def play_branch_with_prefect(name: str, begun: Begun, folder: Path, database: Pa
     shutil.copy(database, folder / "home" / "prefect" / "prefect.db")
     draw = random.Random(name)  # noqa: S311 -- a plan that must repeat
     with LocalTournament(folder / "tournament", market=MARKET) as local:
-        branch, tries = Branch(name, begun, folder, local, draw), 0
+        before = frozenset(one.id for one in local.submissions())
+        branch, tries = Branch(name, begun, folder, local, draw, before=before), 0
         other = draw.choice(list(HARMS)[1:])
         for trouble in draw.sample([KILLED] * 4 + [other], 5):
             _harm(branch, trouble, duration_s)

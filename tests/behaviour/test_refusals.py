@@ -161,8 +161,18 @@ def test_a_folder_that_lacks_some_of_the_rounds_ids_is_refused(week: Week, marke
     assert week.sent() == []
 
 
-@pytest.mark.parametrize("error", [RuntimeError("CUDA error"), TimeoutError("task timed out"), MemoryError()])
-def test_an_unexpected_error_costs_its_own_slots_and_no_other(week: Week, tmp_path: Path, error: Exception) -> None:
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (RuntimeError("CUDA error"), "unexpected"),
+        (TimeoutError("task timed out"), "unexpected"),
+        (MemoryError(), "no-memory"),
+        (RuntimeError("can't start new thread"), "no-memory"),
+    ],
+)
+def test_an_unexpected_error_costs_its_own_slots_and_no_other(
+    week: Week, tmp_path: Path, error: Exception, code: str
+) -> None:
     steps = without_report()
 
     def fails(request: Request, prepared: Prepared, budget: Budget) -> ModelReport:
@@ -174,7 +184,7 @@ def test_an_unexpected_error_costs_its_own_slots_and_no_other(week: Week, tmp_pa
     toml.write_text('[slots]\nrehearsal_one = "simple-mlp"\nrehearsal_two = "fastai-tabular"\n')
     request = week.request(slots=(), recipe=None, config_file=toml)
     result = week.play(request, steps=dataclasses.replace(steps, train=fails))
-    assert [(r.status, r.error_code) for r in result.receipts] == [("failed", "unexpected"), ("submitted", None)]
+    assert [(r.status, r.error_code) for r in result.receipts] == [("failed", code), ("submitted", None)]
     assert result.exit_code == 1
     assert type(error).__name__ in str(result.receipts[0].error_message)
 

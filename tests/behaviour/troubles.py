@@ -241,7 +241,7 @@ TROUBLES = (
     _network("flipped bits on the way", "flip-bits", _of_answers, n=lambda draw: draw.choice((1, 3, 100))),
     Trouble(door="network", name="addresses that lead nowhere, to another host or to untrusted TLS", begin=_address),
     Trouble(door="tournament", name="closed, or between rounds", begin=_closed, ends_round=True),
-    Trouble(door="tournament", name="a new round in mid-run", other_bytes=True,
+    Trouble(door="tournament", name="a new round in mid-run", other_bytes=True, other_ids=True,
             begin=_fault("new-round", lambda draw: draw.choice(("query:dataset", "put", "query:createSubmission")))),  # type: ignore[arg-type]
     Trouble(door="tournament", name="the deadline moved earlier", begin=_earlier, other_bytes=True),
     Trouble(door="tournament", name="a slot removed", begin=_without_slot),

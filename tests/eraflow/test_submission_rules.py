@@ -135,7 +135,7 @@ def test_a_submission_that_the_tournament_found_wrong_is_not_verified_by_its_byt
     assert local.accepted() == []
     # It may have been the way there, and what was refused has no effect: once more, and then no more.
     assert one.send(one.order(data=data, live_ids=others)).status == "submitted"
-    with pytest.raises(RefusedError, match="these very predictions .* 2 times"):
+    with pytest.raises(RefusedError, match=r"these very predictions .* 2 times"):
         one.send(one.order(data=data, live_ids=others))
     assert asked(local, "createSubmission") == 2
     assert one.send().verified == "bytes"

@@ -1,0 +1,113 @@
+"""Guards of sending, files and alarms that no other test needed: each could go without anybody noticing."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from eraflow.alarms import Alarm, was_told
+from eraflow.client import Keys
+from eraflow.errors import ClosedError, TransientError
+from eraflow.ledger import Ledger
+from eraflow.progress import silent
+from eraflow.rehearsal.faults import Fault
+from eraflow.rehearsal.server import LocalTournament
+from eraflow.store import replacing_folder
+from eraflow.tournament import Tournament
+from eraflow.transport import get, receive
+from tests.eraflow.raw_server import OK, Server, sending
+from tests.eraflow.sender import Sender
+from tests.eraflow.talking import asked
+
+# Submitting
+
+
+def test_a_deadline_that_passes_between_two_tries_of_an_upload_forbids_the_second(
+    one: Sender, local: LocalTournament
+) -> None:
+    one.door = Tournament(local.url, Keys(local.public_id, local.secret_key), sleep=lambda _: one.pass_time(27 * 3600))
+    order = one.order()
+    local.faults.add(Fault(where="put", what="status", code=503))
+    with pytest.raises(ClosedError, match="deadline"):
+        one.send(order)
+    assert asked(local, "PUT") == 1
+    assert asked(local, "createSubmission") == 0
+    assert [attempt.state for attempt in one.attempts()] == ["failed"]
+
+
+def test_a_round_that_has_yet_to_open_is_not_open_although_the_tournament_calls_it_current(
+    local: LocalTournament, door: Tournament
+) -> None:
+    opens = local.now_utc() + timedelta(hours=1)
+    closes = opens + timedelta(hours=26)
+    named = {
+        "number": 1402,
+        "openTime": opens.isoformat(),
+        "closeTime": closes.isoformat(),
+        "closeStakingTime": closes.isoformat(),
+        "roundScoreConfigs": [],
+    }
+    body = json.dumps({"data": {"rounds": [named]}})
+    local.faults.add(Fault(where="query:rounds", what="status", code=200, body=body, times=None))
+    with pytest.raises(ClosedError, match="round 1402 opens at") as caught:
+        door.current_round()
+    assert caught.value.code == "no-round"
+
+
+def test_every_entry_of_the_ledger_is_synced_before_what_it_announces(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.sqlite", "https://api-tournament.numer.ai")
+    with ledger._connected() as connection:
+        assert connection.execute("PRAGMA synchronous").fetchone()[0] == 2  # FULL: at each commit
+
+
+# Files
+
+
+def test_a_file_that_unpacks_to_more_than_was_announced_is_not_written_on(tmp_path: Path) -> None:
+    packed = gzip.compress(b"0" * 50_000_000)
+    head = OK + f"Content-Encoding: gzip\r\nContent-Length: {len(packed)}\r\n\r\n".encode()
+    path = tmp_path / "live.parquet"
+    with (
+        Server(sending(head, packed)).running() as url,
+        get(url, "the file") as body,
+        pytest.raises(TransientError, match=f"should have {len(packed):,} bytes"),
+    ):
+        receive(body, "live.parquet", path, silent)
+    assert path.stat().st_size <= len(packed)
+
+
+def test_the_files_of_a_folder_are_synced_before_it_takes_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+
+    def noted(name: str, real: Callable[..., None]) -> Callable[..., None]:
+        def call(*given: object) -> None:
+            done.append(name)
+            real(*given)
+
+        return call
+
+    monkeypatch.setattr(os, "fsync", noted("fsync", os.fsync))
+    monkeypatch.setattr(os, "replace", noted("replace", os.replace))
+    with replacing_folder(tmp_path / "decoded") as partial:
+        (partial / "codes.npy").write_bytes(b"1")
+        (partial / "ids.npy").write_bytes(b"2")
+    assert done == ["fsync", "fsync", "fsync", "replace", "fsync"]  # the folder and its two files, then its own folder
+
+
+# Alarms
+
+
+def test_an_alarm_that_nobody_took_counts_as_not_told(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.sqlite", "https://api-tournament.numer.ai")
+    alarm = Alarm(kind="missed", round=1401, title="round 1401 was missed", body="")
+    for told in (0, 2):
+        ledger.note_alarm(alarm.round, alarm.kind, alarm.title, told)
+        assert was_told(alarm, ledger.alarms(), datetime.now(UTC)) is (told > 0)
