@@ -18,7 +18,7 @@ def answers(api_url: str, timeout_s: float = TIMEOUT_S) -> bool:
         return False
     try:
         # A proxy of the environment has no way to what listens on this machine's loopback.
-        proxies: dict[str, str] = {} if urlsplit(api_url).hostname in LOOPBACK else None
+        proxies: dict[str, str] | None = {} if urlsplit(api_url).hostname in LOOPBACK else None
         opener = urllib.request.build_opener(urllib.request.ProxyHandler(proxies))
         with opener.open(f"{api_url.rstrip('/')}/health", timeout=timeout_s) as response:
             return bool(response.status == 200)

@@ -95,7 +95,7 @@ def play_branch_with_prefect(name: str, begun: Begun, folder: Path, database: Pa
         before = frozenset(one.id for one in local.submissions())
         branch, tries = Branch(name, begun, folder, local, draw, before=before), 0
         other = draw.choice(list(HARMS)[1:])
-        for trouble in draw.sample([KILLED] * 4 + [other], 5):
+        for trouble in draw.sample([KILLED] * 6 + [other], 7):
             _harm(branch, trouble, duration_s)
             if is_saved(branch):
                 break
@@ -140,7 +140,7 @@ def made_database(begun: Begun, folder: Path, database: Path) -> float:
 def _harm(branch: Branch, trouble: str, duration_s: float) -> None:
     environment, kill_after_s = branch_environment(branch), None
     if trouble == KILLED:
-        kill_after_s = branch.draw.uniform(0.0, 1.0) * duration_s
+        kill_after_s = branch.draw.uniform(0.0, 0.9) * duration_s / (1 + 0.3 * branch.kills)
     with HARMS[trouble](branch, environment):
         of_server = trouble.startswith("SIGKILL of its Prefect server")
         run = _run(branch, environment, kill_after_s, branch.draw.uniform(0.2, 1.0) * duration_s if of_server else None)

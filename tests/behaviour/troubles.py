@@ -190,7 +190,7 @@ def _damaged(world: World, draw: random.Random) -> Iterator[Harm]:
 
 @contextmanager
 def _killed(world: World, draw: random.Random) -> Iterator[Harm]:
-    yield Harm(signal=signal.SIGKILL, after_s=draw.uniform(0.0, 1.2) * world.duration_s)
+    yield Harm(signal=signal.SIGKILL, after_s=draw.uniform(0.0, 1.0) * world.duration_s)
 
 
 @contextmanager
