@@ -1,6 +1,6 @@
 """A year of weeks in which everything goes wrong: is each round submitted exactly once, as meant, and verified?
 
-    python -m benchmarks.soak [--weeks 52] [--branches 10] [--seed 0] [--home FOLDER] [...]
+    python -m benchmarks.soak [--weeks 52] [--branches 5] [--seed 0] [--home FOLDER] [...]
     python -m benchmarks.soak --home FOLDER --replay WEEK.BRANCH
 
 A campaign against the local tournament with the real client. Each week one more round opens, and is played in several
@@ -49,7 +49,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weeks", type=int, default=12)
-    parser.add_argument("--branches", type=int, default=10, help="so many a week")
+    parser.add_argument("--branches", type=int, default=5, help="so many a week")
     parser.add_argument("--prefect-every", type=int, default=3, metavar="N", help="one of each N-th week, by Prefect")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--home", type=Path, help="where the campaign is kept, to be stopped and continued")

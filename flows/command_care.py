@@ -7,7 +7,9 @@ import json
 import os
 import select
 import shutil
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -122,28 +124,39 @@ def _shown(found: Status, options: argparse.Namespace) -> str:
 
 def _watch(home: Path, options: argparse.Namespace) -> int:
     """Keep it on the screen; where that is no terminal, print it again when something has changed."""
-    on_screen = sys.stdout.isatty() and not options.json
+    on_screen, stopped = sys.stdout.isatty() and not options.json, threading.Event()
+
+    def stop(*_: object) -> None:
+        # An exception that is raised inside a callback of a library's is printed there and lost.
+        stopped.set()
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, stop)
     try:
-        _watched(home, options, _draw if on_screen else _print_changes())
+        _watched(home, options, _draw if on_screen else _print_changes(), stopped)
     except KeyboardInterrupt:
         return 0
     except BrokenPipeError:  # nobody reads it any more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    finally:
+        signal.signal(signal.SIGINT, before)
     return 0
 
 
-def _watched(home: Path, options: argparse.Namespace, put: Callable[[Status, str], None]) -> None:
+def _watched(
+    home: Path, options: argparse.Namespace, put: Callable[[Status, str], None], stopped: threading.Event
+) -> None:
     from eraflow.status import look, see
 
     seen: Seen | None = None
     asked_at_s = 0.0
-    while True:
+    while not stopped.is_set():
         started = time.monotonic()
         if seen is None or started - asked_at_s >= ASKED_EACH_S:
             seen, asked_at_s = see(os.environ), started
         found = look(home, os.environ, options.config, seen)
         put(found, _shown(found, options))
-        time.sleep(max(0.1, REDRAWN_EACH_S - (time.monotonic() - started)))
+        stopped.wait(max(0.1, REDRAWN_EACH_S - (time.monotonic() - started)))
 
 
 def _draw(_: Status, text: str) -> None:

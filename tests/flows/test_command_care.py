@@ -10,15 +10,18 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from eraflow import status
 from eraflow.ledger import Ledger, Score
 from eraflow.rehearsal import LocalTournament
 from eraflow.store import Store
 from flows import command_care
+from flows.command import main
 from tests.eraflow.raw_server import closed_port
 from tests.real_prefect import environment_for, run
 
@@ -66,6 +69,25 @@ def test_on_a_terminal_the_status_is_drawn_over_itself_until_ctrl_c(environment:
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == 0
     os.close(ours)
+
+
+def test_ctrl_c_ends_the_watch_even_where_its_exception_is_lost(
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("ERAFLOW_API_URL", "ERAFLOW_HOME", "NUMERAI_PUBLIC_ID", "NUMERAI_SECRET_KEY"):
+        monkeypatch.setenv(name, environment[name])
+    look, looks = status.look, []
+
+    def interrupted(*given: Any) -> Any:
+        looks.append(given)
+        assert len(looks) == 1, "it goes on"
+        with suppress(KeyboardInterrupt):  # as the interpreter does in a callback, which has nobody to raise it to
+            signal.raise_signal(signal.SIGINT)
+        return look(*given)
+
+    monkeypatch.setattr(status, "look", interrupted)
+    assert main(["status", "--watch"]) == 0
+    assert "Round 1401" in capfd.readouterr().out
 
 
 def test_in_a_pipe_the_status_is_printed_again_when_it_changes(
