@@ -95,7 +95,7 @@ def play_branch_with_prefect(name: str, begun: Begun, folder: Path, database: Pa
         before = frozenset(one.id for one in local.submissions())
         branch, tries = Branch(name, begun, folder, local, draw, before=before), 0
         other = draw.choice(list(HARMS)[1:])
-        for trouble in draw.sample([KILLED] * 6 + [other], 7):
+        for trouble in [*[KILLED] * draw.randint(3, 7), other]:
             _harm(branch, trouble, duration_s)
             if is_saved(branch):
                 break
