@@ -61,6 +61,13 @@ def test_a_finished_folder_is_loaded_and_not_trained_again(tmp_path: Path) -> No
     assert loaded.history == first.history
 
 
+def test_a_checkpoint_that_a_kill_left_beside_a_finished_network_goes(tmp_path: Path) -> None:
+    first = run(tmp_path)
+    (tmp_path / CHECKPOINT).write_bytes((tmp_path / FINISHED).read_bytes())
+    assert same_weights(first, run(tmp_path, progress=KillAfter(1)))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [FINISHED]
+
+
 @pytest.mark.parametrize("what", ["rows", "seed", "training"])
 def test_what_was_made_from_other_things_is_not_gone_on_from(tmp_path: Path, what: str) -> None:
     run(tmp_path)
