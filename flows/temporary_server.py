@@ -110,18 +110,22 @@ def main() -> None:
 
 
 def _tell_reasons_only() -> None:
-    """Of an error that stops the server a line in place of its traceback: mostly its database is locked or damaged."""
+    """Of each error of the server a line in place of its traceback: mostly its database is locked or damaged."""
 
     class Reason(logging.Formatter):
         def format(self, record: logging.LogRecord) -> str:
-            lines = record.getMessage().splitlines()
-            reason = next((line for line in reversed(lines) if "Error" in line), lines[0] if lines else "")
+            lines = [record.getMessage(), *([str(record.exc_info[1])] if record.exc_info else [])]
+            told = [line.strip() for text in lines for line in text.splitlines() if "Error" in line]
+            reason = (told or lines[0].splitlines() or [""])[-1][:200]
             return f"Prefect's server: {reason}; if its database in PREFECT_HOME is damaged, move it away"
 
     handler = logging.StreamHandler()
     handler.setFormatter(Reason())
-    logger = logging.getLogger("uvicorn.error")
-    logger.handlers, logger.propagate = [handler], False
+    handler.setLevel(logging.ERROR)
+    logging.getLogger("uvicorn.error").handlers = [handler]
+    for logger in (logging.getLogger(), *map(logging.getLogger, list(logging.root.manager.loggerDict))):
+        if logger.handlers:
+            logger.handlers, logger.propagate = [handler], False
 
 
 def _end_with_parent() -> None:
