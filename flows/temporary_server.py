@@ -129,7 +129,9 @@ def _tell_reasons_only() -> None:
 
 
 def _end_with_parent() -> None:
-    sys.stdin.buffer.read()
+    # Not through a buffer, whose lock this thread would still hold when the interpreter ends.
+    while os.read(sys.stdin.fileno(), 4096):
+        pass
     # Until uvicorn runs this ends the process, then it stops the server in an orderly way.
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(GRACE_S)
