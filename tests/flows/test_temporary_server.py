@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ import requests
 
 from flows.temporary_server import temporary_server
 from tasks.health import answers
-from tests.real_prefect import PrefectServer, processes_of, with_database
+from tests.real_prefect import PrefectServer, clean_environment, processes_of, with_database
 
 pytestmark = pytest.mark.prefect_server
 SECRET = "s3cr3t-of-the-account"
@@ -44,3 +46,19 @@ def test_an_error_inside_the_block_ends_it_too_even_before_it_is_ready(home: Pat
     with pytest.raises(ZeroDivisionError), temporary_server():
         raise ZeroDivisionError
     assert processes_of(home) == {}
+
+
+def test_a_damaged_database_is_told_in_lines_and_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "prefect.db").write_bytes(b"not a database " * 1000)
+    environment = {**clean_environment(), "PREFECT_HOME": str(tmp_path)}
+    program = str(sys.modules[temporary_server.__module__].__file__)
+    with subprocess.Popen(
+        [sys.executable, "-P", program], env=environment, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE, text=True,
+    ) as server:  # fmt: skip
+        assert server.stderr is not None
+        told = server.stderr.read()  # until it has ended
+    assert "file is not a database" in told
+    assert "move it away" in told
+    assert "Traceback" not in told
+    assert "Fatal" not in told
