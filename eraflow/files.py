@@ -281,11 +281,9 @@ def _download(
     check: Callable[[Path], int | None],
     progress: Progress,
 ) -> Manifest:
-    before = read_manifest(path)
     with replacing(path) as partial:
         got = tournament.download(name, partial, opened.number, progress)
         rows = _named(check, partial, path)
-        _require_no_loss(path, before, rows)
         # A manifest must never describe other bytes than those beside it, whenever we are killed.
         discard(manifest_path(path))
     manifest = Manifest(
@@ -300,15 +298,6 @@ def _download(
     )
     write_manifest(path, manifest)
     return manifest
-
-
-def _require_no_loss(path: Path, before: Manifest | None, rows: int | None) -> None:
-    """The files of a version stay or grow; one that has lost most of its rows is what somebody cut in between."""
-    if before is not None and before.rows and rows is not None and rows < before.rows / 2:
-        raise DataError(
-            f"{path}: the file must have about as many rows as the {before.rows:,} of before, however the new one has"
-            f" {rows:,}; try again later, or remove {path} if this is meant"
-        )
 
 
 def _named(check: Callable[[Path], int | None], partial: Path, path: Path) -> int | None:

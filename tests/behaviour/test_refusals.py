@@ -296,25 +296,6 @@ def test_a_damaged_live_file_ends_with_5_and_nothing_is_sent(
     assert week.play().exit_code == 0
 
 
-def test_a_file_that_has_lost_most_of_its_rows_is_refused_and_the_one_before_stays(weeks: Week, tmp_path: Path) -> None:
-    assert weeks.play().exit_code == 0
-    kept = weeks.home / "data" / "v5.3" / "validation.parquet"
-    before = kept.read_bytes()
-    cut = tmp_path / "cut.parquet"
-    pq.write_table(pq.read_table(kept).slice(0, 40), cut)
-    weeks.local.open_next_round(delay_s=0)
-    weeks.local.set_file("v5.3/validation.parquet", cut)
-    weeks.sent()
-    result = weeks.play()
-    assert result.exit_code == 5
-    assert "about as many rows" in str(result.receipts[0].error_message)
-    assert weeks.sent() == []
-    assert kept.read_bytes() == before
-
-    weeks.local.set_file("v5.3/validation.parquet", None)
-    assert weeks.play().exit_code == 0
-
-
 def test_what_cannot_be_meant_is_refused_before_any_work(week: Week, tmp_path: Path) -> None:
     for wrong, text in (
         ({"slots": ()}, "no slot"),
