@@ -38,6 +38,8 @@ SLOTS = ("rehearsal_one", "rehearsal_two")
 MARKET = MarketConfig(features=20, train_eras=60, validation_eras=20, rows_per_era=300)
 NEVER = "0 0 1 1 *"
 PATIENCE_S = 180.0
+# Prefect's server waits for its locked database for a minute before it says so.
+ANSWER_S = 90.0
 SERVER, SERVING, FLOW = "flows.server", "deployments.deploy", "prefect.engine"
 OVER = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 UP = """
@@ -246,9 +248,9 @@ class World:
         return f"http://127.0.0.1:{self.port}/api"
 
     def ask(self, what: str, body: Mapping[str, Any]) -> Any:
-        answer = requests.post(f"{self.api_url}/{what}", json=body, timeout=20)
+        answer = requests.post(f"{self.api_url}/{what}", json=body, timeout=ANSWER_S)
         while answer.status_code == 503:  # its database was locked; every client of Prefect's asks again
-            answer = requests.post(f"{self.api_url}/{what}", json=body, timeout=20)
+            answer = requests.post(f"{self.api_url}/{what}", json=body, timeout=ANSWER_S)
         answer.raise_for_status()
         return answer.json()
 
