@@ -67,7 +67,7 @@ class PrefectServer:
 
     def read(self, what: str, **filters: Any) -> list[dict[str, Any]]:
         """All objects of a kind: flow_runs, task_runs, artifacts, deployments, logs."""
-        answer = requests.post(f"{self.url}/{what}/filter", json=filters, timeout=20)
+        answer = requests.post(f"{self.url}/{what}/filter", json=filters, timeout=90)
         answer.raise_for_status()
         found: list[dict[str, Any]] = answer.json()
         return found

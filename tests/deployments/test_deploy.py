@@ -121,7 +121,7 @@ class Served:
         with requests.Session() as session:
             again = Retry(total=6, backoff_factor=0.5, status_forcelist=[503], allowed_methods=None)
             session.mount("http://", HTTPAdapter(max_retries=again))
-            answer = session.post(f"{self.server.url}/{what}", json=body, timeout=20)
+            answer = session.post(f"{self.server.url}/{what}", json=body, timeout=90)
         answer.raise_for_status()
         told: dict[str, Any] = answer.json()
         return told

@@ -91,7 +91,7 @@ class Up:
         """What the API answers to a POST, from a program that knows the password."""
 
         def answered() -> requests.Response:
-            return requests.post(f"{self.url}/api/{what}", json=body, auth=self.login, timeout=20)
+            return requests.post(f"{self.url}/api/{what}", json=body, auth=self.login, timeout=90)
 
         answer = answered()
         for _ in range(20):

@@ -82,7 +82,7 @@ class Running:
 def asked(url: str, what: str, body: Mapping[str, Any]) -> Any:
     """What our own program is answered; again while the database is locked by another of the server's own writers."""
     for _ in range(20):
-        answer = requests.post(f"{url}/api/{what}", json=body, timeout=20)
+        answer = requests.post(f"{url}/api/{what}", json=body, timeout=90)
         if answer.status_code != 503:
             break
     answer.raise_for_status()
