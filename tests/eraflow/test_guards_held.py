@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -23,6 +21,7 @@ from eraflow.tournament import Tournament
 from eraflow.transport import get, receive
 from tests.eraflow.raw_server import OK, Server, sending
 from tests.eraflow.sender import Sender
+from tests.eraflow.syncing import syncs_and_moves
 from tests.eraflow.talking import asked
 
 # Submitting
@@ -85,17 +84,7 @@ def test_a_file_that_unpacks_to_more_than_was_announced_is_not_written_on(tmp_pa
 def test_the_files_of_a_folder_are_synced_before_it_takes_its_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    done: list[str] = []
-
-    def noted(name: str, real: Callable[..., None]) -> Callable[..., None]:
-        def call(*given: object) -> None:
-            done.append(name)
-            real(*given)
-
-        return call
-
-    monkeypatch.setattr(os, "fsync", noted("fsync", os.fsync))
-    monkeypatch.setattr(os, "replace", noted("replace", os.replace))
+    done = syncs_and_moves(monkeypatch)
     with replacing_folder(tmp_path / "decoded") as partial:
         (partial / "codes.npy").write_bytes(b"1")
         (partial / "ids.npy").write_bytes(b"2")

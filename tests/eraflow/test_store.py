@@ -10,7 +10,6 @@ import signal
 import stat
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -39,6 +38,7 @@ from eraflow.store import (
     write_manifest,
 )
 from tests.eraflow.processes import child
+from tests.eraflow.syncing import syncs_and_moves
 
 
 def partials(folder: Path) -> list[str]:
@@ -112,17 +112,7 @@ def test_a_folder_that_is_not_there_is_a_storage_error(tmp_path: Path) -> None:
 
 
 def test_the_bytes_are_synced_before_they_take_their_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    done: list[str] = []
-
-    def noted(name: str, real: Callable[..., None]) -> Callable[..., None]:
-        def call(*given: object) -> None:
-            done.append(name)
-            real(*given)
-
-        return call
-
-    monkeypatch.setattr(os, "fsync", noted("fsync", os.fsync))
-    monkeypatch.setattr(os, "replace", noted("replace", os.replace))
+    done = syncs_and_moves(monkeypatch)
     write_atomically(tmp_path / "file", b"x")
     assert done == ["fsync", "replace", "fsync"]
 
