@@ -322,7 +322,8 @@ def predict(request: Request, prepared: Prepared, model: ModelReport, progress: 
     """One prediction for each live id of this round, as the bytes that will be sent."""
     live = open_stored(prepared.live, prepared.features)
     found = trained.load(model.folder)
-    note = "its training was cut to be in time" if found.cut else None
+    against = request.config.fallback.against_score(found.validation.spearman_mean)
+    note = "its training was cut to be in time" if found.cut else against and f"its model {against}"
     return predicted_by(request, prepared.round, live, trained.predict_live(found, live, progress), found, note=note)
 
 

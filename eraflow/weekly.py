@@ -154,14 +154,14 @@ def _predictions(week: _Week, steps: Steps, opened: Round | None, recipe: str) -
         if opened is None:
             raise
         return _stand_in(week, steps, opened, recipe, error.message)
-    if model.cut and opened is not None:
-        score = model.validation["spearman_mean"]
-        good = score is not None and score > request.config.fallback.min_spearman
+    score = model.validation["spearman_mean"]
+    against = request.config.fallback.against_score(score)
+    if opened is not None and request.submit and (model.cut or against):
+        why = f"the fresh model of {recipe} {against or 'was cut to be in time'}"
         try:
-            why = f"the training of {recipe} was cut to be in time"
-            return _stand_in(week, steps, opened, recipe, why, better_than=score if good else None)
+            return _stand_in(week, steps, opened, recipe, why, better_than=None if against else score)
         except NoStandInError:
-            if not good:
+            if model.cut and against:
                 raise
     return week.timed("prediction", steps.predict, request, prepared, model)
 

@@ -50,7 +50,8 @@ class FallbackConfig:
     max_age_weeks: float = 8.0
     """An older model that was trained longer ago than this is not used [weeks]."""
     min_spearman: float = 0.0
-    """Nor is one whose mean era Spearman on its hold-out is not above this."""
+    """Nor is one whose mean era Spearman on its hold-out is not above this; a fresh one that is not is sent only where
+    nothing stands in for it."""
     benchmark: str = ""
     """Column of `live_benchmark_models.parquet` to send when there is no model either; empty: never."""
     reserve_s: float = 300.0
@@ -62,6 +63,12 @@ class FallbackConfig:
         for name in ("max_age_weeks", "reserve_s", "takeover_s"):
             if not 0 <= getattr(self, name) <= 1e6:
                 raise ValueError(f"{name} must be 0 or more, however {getattr(self, name)} was given")
+
+    def against_score(self, spearman_mean: float | None) -> str | None:
+        """Why a model with this mean era Spearman on its hold-out is not good; None if it is."""
+        if spearman_mean is not None and spearman_mean > self.min_spearman:
+            return None
+        return f"has a mean era Spearman of {spearman_mean}, not above fallback.min_spearman = {self.min_spearman:g}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +130,7 @@ class WeeklyConfig:
 
     def against(self, *, cut: bool, data_version: str | None, age_s: float, spearman_mean: float | None) -> str | None:
         """Why a model that tells this of itself may not stand in for a fresh one; None if it may."""
-        floor, age_weeks = self.fallback.min_spearman, age_s / WEEK_S
+        age_weeks = age_s / WEEK_S
         if cut:
             return "was never finished"
         if data_version != self.data_version:
@@ -131,9 +138,7 @@ class WeeklyConfig:
         if age_weeks > self.fallback.max_age_weeks:
             limit = f"fallback.max_age_weeks = {self.fallback.max_age_weeks:g}"
             return f"is {age_weeks:.1f} weeks old, above {limit}"
-        if spearman_mean is None or not spearman_mean > floor:
-            return f"has a mean era Spearman of {spearman_mean}, not above fallback.min_spearman = {floor:g}"
-        return None
+        return self.fallback.against_score(spearman_mean)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -276,3 +276,27 @@ def test_a_stopped_run_that_holds_a_slot_is_said(week: Week, monkeypatch: pytest
         result = week.play(week.request(slots=ONE))
     assert "in use by another process" in str(by_slot(result)[ONE[0]].error_message)
     assert week.accepted() == {}
+
+
+HIGH_FLOOR = {"fallback.min_spearman": "0.99", "training.epochs": "2"}
+
+
+def test_a_good_older_model_goes_before_a_fresh_one_that_is_not_good(week: Week) -> None:
+    model_id = trained_before(week, **{"validation": _validation(week, 0.995)})
+    result = week.play(week.request(slots=ONE, assignments=HIGH_FLOOR))
+    assert the_receipt(result) == ("submitted", "older-model", "bytes")
+    receipt = by_slot(result)["rehearsal_one"]
+    assert receipt.model_id == model_id
+    assert "not above fallback.min_spearman = 0.99" in str(receipt.note)
+
+
+def test_a_fresh_model_that_is_not_good_is_sent_where_nothing_stands_in_and_the_receipt_says_so(week: Week) -> None:
+    result = week.play(week.request(slots=ONE, assignments=HIGH_FLOOR))
+    assert the_receipt(result) == ("submitted", "fresh", "bytes")
+    assert "not above fallback.min_spearman = 0.99" in str(by_slot(result)["rehearsal_one"].note)
+
+
+def test_a_model_that_is_not_good_predicts_where_nothing_is_sent(week: Week) -> None:
+    trained_before(week, **{"validation": _validation(week, 0.995)})
+    result = week.play(week.request(slots=[], submit=False, assignments=HIGH_FLOOR))
+    assert [model.epochs for model in result.models] == [2]
