@@ -24,7 +24,7 @@ from eraflow.store import utc_text
 # submitted: its id is known · verified: read back · failed: it certainly did not take effect
 State = Literal["started", "uploaded", "sending", "submitted", "verified", "failed"]
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 _SCHEMAS = (
     """
 CREATE TABLE IF NOT EXISTS attempts (
@@ -58,6 +58,7 @@ CREATE TABLE scores (
     PRIMARY KEY (tournament, round, slot, name, version, day)
 );
 """,
+    "ALTER TABLE attempts ADD COLUMN slot_id TEXT",
 )
 """What leads from each version to the next, from an empty file on."""
 
@@ -86,6 +87,8 @@ class Attempt:
     error: str | None
     model_id: str | None
     """The model that predicted; None for a benchmark, and in attempts that are older than this column."""
+    slot_id: str | None
+    """Of the tournament: another slot may get the name. None in attempts that are older than this column."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,14 +138,14 @@ class Ledger:
 
     def begin(
         self, *, round_number: int, slot: str, recipe: str, source: str, sha256: str, late: bool,
-        model_id: str | None = None,
+        model_id: str | None = None, slot_id: str | None = None,
     ) -> int:  # fmt: skip
         """Enter a new attempt in state `started`; returns its id."""
         return self._write(
             "INSERT INTO attempts"
-            " (tournament, round, slot, recipe, source, sha256, late, model_id, state, started_at_utc)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'started', ?)",
-            (self.tournament, round_number, slot, recipe, source, sha256, int(late), model_id, _now()),
+            " (tournament, round, slot, slot_id, recipe, source, sha256, late, model_id, state, started_at_utc)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 'started', ?)",
+            (self.tournament, round_number, slot, slot_id, recipe, source, sha256, int(late), model_id, _now()),
         )
 
     def mark(
@@ -164,11 +167,12 @@ class Ledger:
             (state, stored_as, verified, submission_id, sent_at_utc, error, attempt_id),
         )
 
-    def attempts(self, round_number: int, slot: str) -> list[Attempt]:
-        """All attempts for a slot of a round, newest first."""
+    def attempts(self, round_number: int, slot: str, slot_id: str | None = None) -> list[Attempt]:
+        """All attempts for a slot of a round, newest first; with `slot_id` none that were for another of its name."""
         rows = self._read(
-            "SELECT * FROM attempts WHERE tournament = ? AND round = ? AND slot = ? ORDER BY id DESC",
-            (self.tournament, round_number, slot),
+            "SELECT * FROM attempts WHERE tournament = ? AND round = ? AND slot = ?"
+            " AND coalesce(slot_id = ?, TRUE) ORDER BY id DESC",
+            (self.tournament, round_number, slot, slot_id),
         )
         return [_attempt(row) for row in rows]
 

@@ -133,10 +133,10 @@ def _settled(
     tournament: Tournament, ledger: Ledger, opened: Round, slot: Slot, settings: SubmissionConfig
 ) -> list[Attempt]:
     """The attempts for this slot, newest first, once it is known what became of each."""
-    for attempt in ledger.attempts(opened.number, slot.name):
+    for attempt in ledger.attempts(opened.number, slot.name, slot.model_id):
         if attempt.state == "sending":
             _resolve(tournament, ledger, attempt, slot, settings)
-    return ledger.attempts(opened.number, slot.name)
+    return ledger.attempts(opened.number, slot.name, slot.model_id)
 
 
 def _found_wrong(tournament: Tournament, ledger: Ledger, attempt: Attempt, slot: Slot) -> bool:
@@ -226,6 +226,7 @@ def _send_once(
     attempt_id = ledger.begin(
         round_number=opened.number,
         slot=slot.name,
+        slot_id=slot.model_id,
         recipe=order.recipe,
         source=order.source,
         sha256=sha256,

@@ -29,10 +29,13 @@ def ledger(tmp_path: Path) -> Ledger:
     return Ledger(tmp_path / "ledger.sqlite", REAL)
 
 
-def begin(ledger: Ledger, slot: str = "one", round_number: int = 7, late: bool = False) -> int:
+def begin(
+    ledger: Ledger, slot: str = "one", round_number: int = 7, late: bool = False, slot_id: str | None = None
+) -> int:
     return ledger.begin(
-        round_number=round_number, slot=slot, recipe="simple-mlp", source="fresh", sha256="ab12", late=late
-    )
+        round_number=round_number, slot=slot, recipe="simple-mlp", source="fresh", sha256="ab12", late=late,
+        slot_id=slot_id,
+    )  # fmt: skip
 
 
 def test_a_new_attempt_has_sent_nothing(ledger: Ledger) -> None:
@@ -40,7 +43,7 @@ def test_a_new_attempt_has_sent_nothing(ledger: Ledger) -> None:
     assert dataclasses.replace(attempt, started_at_utc="") == Attempt(
         id=1, tournament=REAL, round=7, slot="one", recipe="simple-mlp", source="fresh", sha256="ab12",
         state="started", started_at_utc="", sent_at_utc=None, stored_as=None, submission_id=None, verified=None,
-        late=False, error=None, model_id=None,
+        late=False, error=None, model_id=None, slot_id=None,
     )  # fmt: skip
     assert datetime.fromisoformat(attempt.started_at_utc).utcoffset() == timedelta(0)
 
@@ -139,7 +142,7 @@ def test_a_ledger_of_another_version_is_refused_and_left_alone(ledger: Ledger) -
     connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
     connection.close()
     before = ledger.path.read_bytes()
-    with pytest.raises(StorageError, match=r"is of version 3, however this eraflow reads version 2; use the eraflow"):
+    with pytest.raises(StorageError, match=r"is of version 4, however this eraflow reads version 3; use the eraflow"):
         Ledger(ledger.path, REAL)
     assert ledger.path.read_bytes() == before
 
@@ -210,10 +213,11 @@ def test_any_sequence_of_steps_is_told_back_as_it_was_entered(
             assert all(getattr(a, name) == value for a in found for name, value in model[a.id].items())
 
 
-def test_a_ledger_of_version_1_is_brought_up_to_date_and_keeps_its_attempts(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", range(1, SCHEMA_VERSION))
+def test_an_older_ledger_is_brought_up_to_date_and_keeps_its_attempts(version: int, tmp_path: Path) -> None:
     path = tmp_path / "ledger.sqlite"
     connection = sqlite3.connect(path)
-    connection.executescript(_SCHEMAS[0] + "PRAGMA user_version = 1;")
+    connection.executescript("".join(_SCHEMAS[:version]) + f"PRAGMA user_version = {version};")
     connection.execute(
         "INSERT INTO attempts (tournament, round, slot, recipe, source, sha256, state, started_at_utc)"
         " VALUES (?, 7, 'one', 'simple-mlp', 'fresh', 'ab12', 'verified', '2026-08-22T12:04:08+00:00')",
@@ -222,7 +226,14 @@ def test_a_ledger_of_version_1_is_brought_up_to_date_and_keeps_its_attempts(tmp_
     connection.commit()
     connection.close()
     (attempt,) = Ledger(path, REAL).attempts(7, "one")
-    assert (attempt.state, attempt.model_id) == ("verified", None)
+    assert (attempt.state, attempt.model_id, attempt.slot_id) == ("verified", None, None)
+
+
+def test_another_slot_that_got_the_name_has_no_attempts_of_the_first_one(ledger: Ledger) -> None:
+    before = begin(ledger)
+    first, second = (begin(ledger, slot_id=slot_id) for slot_id in ("0a", "0b"))
+    assert [a.id for a in ledger.attempts(7, "one", "0b")] == [second, before], "what knows no id is either's"
+    assert [a.id for a in ledger.attempts(7, "one")] == [second, first, before]
 
 
 def test_the_last_rounds_are_told_with_all_their_attempts(ledger: Ledger) -> None:

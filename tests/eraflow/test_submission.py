@@ -299,3 +299,16 @@ def test_a_late_submission_of_the_round_before_is_not_this_rounds_own(
     assert sender.send(order).status == "submitted"
     (selected,) = [entry for entry in local.accepted(1402) if entry.selected]
     assert local.submitted_bytes(selected) == order.data
+
+
+def test_a_slot_that_gets_the_name_of_one_that_went_has_a_submission_of_its_own(
+    one: Sender, local: LocalTournament
+) -> None:
+    first = one.send()
+    local.remove_slot(SLOT)
+    local.add_slot(SLOT)
+    second, third = one.send(), one.send()
+    assert (second.status, second.verified) == ("submitted", "bytes")
+    assert second.submission_id != first.submission_id
+    assert (third.status, third.submission_id) == ("already-submitted", second.submission_id)
+    assert len(local.submissions()) == 2
