@@ -16,7 +16,7 @@ from eraflow.ledger import AlarmNote
 from eraflow.receipt import Receipt
 from eraflow.result import RoundResult
 from eraflow.rounds import Round, duration_text
-from eraflow.transport import without_secrets
+from eraflow.untold import without_secrets
 from eraflow.verdict import is_verified, utc_moment, verdict
 from eraflow.weekly_config import AlarmConfig
 

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING
 from eraflow.alarm_texts import Alarm, Kind, alarms_of, missed, was_told
 from eraflow.environment import SHORTEST_SECRET, secrets_in
 from eraflow.errors import EraflowError, InputError
-from eraflow.transport import checked_address, get, refusal, untold, without_secrets
+from eraflow.transport import checked_address, get, refusal
+from eraflow.untold import untold, without_secrets
 from eraflow.weekly_config import AlarmConfig, from_environment
 
 if TYPE_CHECKING:

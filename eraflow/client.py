@@ -7,14 +7,18 @@ the client's own transport turns into an empty answer: passing faults, refusals,
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from eraflow import transport
+from eraflow.environment import ENVIRONMENT_FILE
 from eraflow.errors import ClosedError, CredentialsError, EraflowError, RefusedError, TransientError
 from eraflow.rounds import Clock
+from eraflow.store import default_home
+from eraflow.untold import without_secrets
 
 TOURNAMENT = 8
 
@@ -49,7 +53,10 @@ class Queries:
         """The keys. Raises `CredentialsError` if there are none."""
         if self._keys is None:
             raise CredentialsError(
-                "this needs the account's keys; set NUMERAI_PUBLIC_ID and NUMERAI_SECRET_KEY", code="no-keys"
+                "this needs the account's keys; make them at numer.ai, and set NUMERAI_PUBLIC_ID and"
+                f" NUMERAI_SECRET_KEY or write both into {default_home(os.environ) / ENVIRONMENT_FILE} (chmod 600);"
+                " `eraflow rehearse` needs none",
+                code="no-keys",
             )
         return self._keys
 
@@ -91,7 +98,7 @@ class Queries:
         first = errors[0] if isinstance(errors, list) and errors else errors
         message = first.get("message") or first.get("detail") if isinstance(first, dict) else first
         secrets = (self._keys.public_id, self._keys.secret_key) if self._keys else ()
-        text = transport.without_secrets(str(message), secrets)
+        text = without_secrets(str(message), secrets)
         if re.search(
             r"session is invalid|expired|unauthori[sz]ed|not authori[sz]ed|scope|permission|logged in", text, re.I
         ):

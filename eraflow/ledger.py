@@ -168,13 +168,14 @@ class Ledger:
         )
 
     def attempts(self, round_number: int, slot: str, slot_id: str | None = None) -> list[Attempt]:
-        """All attempts for a slot of a round, newest first; with `slot_id` none that were for another of its name."""
+        """All attempts for a slot of a round, newest first; without `slot_id` for the newest slot of this name."""
         rows = self._read(
-            "SELECT * FROM attempts WHERE tournament = ? AND round = ? AND slot = ?"
-            " AND coalesce(slot_id = ?, TRUE) ORDER BY id DESC",
-            (self.tournament, round_number, slot, slot_id),
+            "SELECT * FROM attempts WHERE tournament = ? AND round = ? AND slot = ? ORDER BY id DESC",
+            (self.tournament, round_number, slot),
         )
-        return [_attempt(row) for row in rows]
+        found = [_attempt(row) for row in rows]
+        slot_id = slot_id or next((one.slot_id for one in found if one.slot_id), None)
+        return [one for one in found if one.slot_id in (None, slot_id)]
 
     def attempt(self, attempt_id: int) -> Attempt:
         return _attempt(self._read("SELECT * FROM attempts WHERE id = ?", (attempt_id,))[0])

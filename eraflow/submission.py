@@ -97,6 +97,8 @@ def standing(
     """
     attempts = _settled(tournament, ledger, opened, slot, settings)
     there = [entry for entry in tournament.selected(slot.model_id, opened.number) if not _carried_over(entry, opened)]
+    if settings.late == "submit":
+        there += _late_ones(tournament, opened, slot)
     for entry in there:
         own = next(
             (a for a in attempts if entry.filename == a.stored_as or (entry.id and entry.id == a.submission_id)), None
@@ -112,21 +114,21 @@ def standing(
     for attempt in attempts:
         if attempt.state in ("submitted", "verified") and not _found_wrong(tournament, ledger, attempt, slot):
             return _receipt(_read_back(tournament, ledger, attempt, slot, again=True), opened, "already-submitted")
-    return _late_foreign(tournament, attempts, opened, slot, recipe)
-
-
-def _late_foreign(
-    tournament: Tournament, attempts: Sequence[Attempt], opened: Round, slot: Slot, recipe: str
-) -> Receipt | None:
-    """A late submission that this ledger does not know: it is listed, but never selected."""
-    if opened.left_s(tournament.now_utc()) > 0:
-        return None
-    known = {attempt.stored_as for attempt in attempts}
-    for entry in tournament.listed(slot.model_id):
-        late = entry.inserted_at_utc is not None and entry.inserted_at_utc >= opened.closes_at_utc
-        if late and entry.filename not in known and not tournament.complaint(slot.model_id, entry.filename):
-            return _foreign(tournament, opened, slot, recipe, entry)
     return None
+
+
+def _late_ones(tournament: Tournament, opened: Round, slot: Slot) -> list[Listed]:
+    """Those of this round that count for the next one: they are listed, but not selected. Raises as `_asked_again`."""
+    if opened.left_s(tournament.now_utc()) > 0:
+        return []
+    opened = _asked_again(tournament, opened)
+    return [
+        entry
+        for entry in tournament.listed(slot.model_id)
+        if entry.inserted_at_utc is not None
+        and entry.inserted_at_utc >= opened.closes_at_utc
+        and not tournament.complaint(slot.model_id, entry.filename)
+    ]
 
 
 def _settled(
@@ -384,6 +386,7 @@ def _foreign(tournament: Tournament, opened: Round, slot: Slot, recipe: str, ent
         sha256=sha256,
         verified="listed",
         origin="foreign",
+        left_s=opened.left_s(entry.inserted_at_utc) if entry.inserted_at_utc else None,
     )
 
 

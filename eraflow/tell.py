@@ -15,7 +15,7 @@ from eraflow.result import RoundResult
 from eraflow.rounds import duration_text
 from eraflow.store import Store
 from eraflow.tournament import Tournament
-from eraflow.transport import without_secrets
+from eraflow.untold import without_secrets
 from eraflow.verdict import is_verified
 from eraflow.weekly_config import AlarmConfig, read_configuration
 

@@ -41,6 +41,7 @@ from eraflow.errors import (
 from eraflow.progress import Progress, silent
 from eraflow.rounds import Clock, Round
 from eraflow.transport import Downloaded, Freshness, NotSentError
+from eraflow.untold import without_secrets
 
 __all__ = ["API_URL", "Keys", "Listed", "ScoreEntry", "Slot", "Tournament"]
 
@@ -274,14 +275,10 @@ class Tournament:
         def once() -> bytes:
             answer = self._ask(lambda api: api.raw_query(_DOWNLOAD_AUTH, {"id": submission_id}, authorization=True))
             url = self._understood(lambda: str(answer["data"]["submissionDownloadAuth"]["url"]))
-            with transport.get(self._trusted(url), "the submission") as body:
+            with transport.get(self._trusted(url), "the submission", limit_s=transport.ANSWER_LIMIT_S) as body:
                 if body.status != 200:
                     raise transport.refusal(body.status, "the submission")
-                data = b""
-                for chunk in body.chunks():
-                    data += chunk
-                    if len(data) > transport.ANSWER_LIMIT_BYTES:
-                        raise TransientError("the submission that came back is endless; it was given up")
+                data = transport.gathered(body.chunks(), "the submission that came back")
                 if body.length_bytes not in (None, len(data)):
                     raise TransientError("the submission that came back is cut short; try again later")
                 return data
@@ -290,7 +287,7 @@ class Tournament:
 
     def complaint(self, model_id: str, stored_as: str) -> str | None:
         """What the tournament's validator found wrong with a submission, or None; None also where it won't tell."""
-        with suppress(RefusedError, TransientError):
+        with suppress(CredentialsError, RefusedError, TransientError):
             answer = self._ask(lambda api: api.raw_query(_JUDGED, {"modelId": model_id}, authorization=True))
             found = self._understood(
                 lambda: [
@@ -299,7 +296,7 @@ class Tournament:
                     if entry.get("filename") == stored_as
                 ]
             )
-            return transport.without_secrets(str(found[0])) if found and found[0] else None
+            return without_secrets(str(found[0])) if found and found[0] else None
         return None
 
     # Scores, keys and data versions

@@ -3,6 +3,7 @@
 Every request has a time-out, verifies TLS, follows no redirect, sends no credentials but those it is given, and
 turns what goes wrong into `eraflow.errors` without the address (signed addresses are secrets) or the headers. Whatever
 a server does, an answer ends: its head after a time, its body after a time or a size, a file at the size announced.
+What was given up is over: nothing of it leaves this machine any more.
 """
 
 from __future__ import annotations
@@ -11,13 +12,12 @@ import email.utils
 import hashlib
 import io
 import json
-import logging
 import re
 import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,14 +31,17 @@ from eraflow.errors import InputError, RefusedError, StorageError, TransientErro
 from eraflow.later import Later
 from eraflow.progress import Progress
 from eraflow.store import require_room
+from eraflow.untold import untold
 
 CONNECT_TIMEOUT_S = 10.0
 READ_TIMEOUT_S = 30.0
-ANSWER_LIMIT_S = 30.0  # one last read may follow, so an answer that trickles is given up within a minute
-ANSWER_LIMIT_BYTES = 32 << 20
-# From the start of a request to the end of its answer's head. READ_TIMEOUT_S is about one read: a head that trickles,
-# or "100 Continue" again and again, is within it for ever.
+# Until something of a request leaves: a name may have several addresses, and name servers that do not answer.
+REACH_LIMIT_S = 60.0
+# From there, and from each further block of it that leaves, to the end of the answer's head. READ_TIMEOUT_S is about
+# one read: a head that trickles, or "100 Continue" again and again, is within it for ever.
 HEAD_LIMIT_S = 30.0
+ANSWER_LIMIT_S = 30.0
+ANSWER_LIMIT_BYTES = 32 << 20
 # The largest file of 2026 has 4 GB; a JSON file, of which the largest has 1 MB, is read into memory whole.
 LARGEST_FILE_BYTES, LARGEST_JSON_BYTES = 64 << 30, 64 << 20
 # A file of unannounced length leaves this much free on the disk, on which the ledger is; looked at each so many bytes.
@@ -116,19 +119,18 @@ def post_json(url: str, body: dict[str, Any], headers: dict[str, str]) -> Answer
     Raises `NotSentError` if no connection was made, `TransientError` if the answer is late, broken, too
     large or not JSON.
     """
-    started = time.monotonic()
-    with _request("POST", url, "the tournament's API", json=body, headers=headers) as response:
-        raw = bytearray()
-        for chunk in _chunks(response, "the answer of the tournament's API"):
-            raw += chunk
-            if len(raw) > ANSWER_LIMIT_BYTES or time.monotonic() - started > ANSWER_LIMIT_S:
-                raise TransientError("the answer of the tournament's API is endless; it was given up")
-        return Answer(response.status_code, _json(bytes(raw)), _date(response), response.headers.get("Retry-After"))
+    data = json.dumps(body, allow_nan=False).encode()
+    headers = {"Content-Type": "application/json", **headers}
+    with _request("POST", url, "the tournament's API", data, headers=headers) as response:
+        what = "the answer of the tournament's API"
+        raw = gathered(_chunks(response, what, ANSWER_LIMIT_S), what)
+        return Answer(response.status_code, _json(raw), _date(response), response.headers.get("Retry-After"))
 
 
 @contextmanager
-def get(url: str, what: str, headers: dict[str, str] | None = None) -> Iterator[Body]:
-    """GET the bytes of `what` (a name for messages). Raises like `post_json`."""
+def get(url: str, what: str, headers: dict[str, str] | None = None, *, limit_s: float | None = None) -> Iterator[Body]:
+    """GET the bytes of `what` (a name for messages), all of them within `limit_s` [s]; without it they need only keep
+    coming. Raises like `post_json`."""
     asked = {"Accept-Encoding": "identity", **(headers or {})}
     with _request("GET", url, what, headers=asked) as response:
         length = response.headers.get("Content-Length", "")
@@ -139,7 +141,7 @@ def get(url: str, what: str, headers: dict[str, str] | None = None) -> Iterator[
             last_modified=response.headers.get("Last-Modified"),
             content_range=response.headers.get("Content-Range"),
             content_type=response.headers.get("Content-Type", ""),
-            chunks=lambda: _chunks(response, what),
+            chunks=lambda: _chunks(response, what, limit_s),
         )
 
 
@@ -195,9 +197,9 @@ def put(url: str, data: bytes, what: str) -> int:
 
     Raises like `post_json`, and `TransientError` for a page in place of the storage's empty answer.
     """
-    # As a file it goes out block by block, each within the time-out; bytes would all have to be sent within one.
-    with _request("PUT", url, what, data=io.BytesIO(data)) as response:
-        if response.ok and "html" in response.headers.get("Content-Type", "").lower():
+    with _request("PUT", url, what, data) as response:
+        is_empty = response.headers.get("Content-Length") == "0"
+        if response.ok and not is_empty and "html" in response.headers.get("Content-Type", "").lower():
             raise TransientError(f"{what} answered with a page, so the bytes did not arrive; try again later")
         return response.status_code
 
@@ -224,11 +226,42 @@ class _Session(requests.Session):
         return None
 
 
+class _Outgoing(io.BytesIO):
+    """The body of a request. It leaves block by block, each within the time-out, until the request is given up."""
+
+    def __init__(self, data: bytes | None) -> None:
+        super().__init__(data or b"")
+        self._lock, self.given_up = threading.Lock(), False
+        # A request without a body has left when nobody sees it, so as late as it may.
+        self._left_at_s = time.monotonic() + REACH_LIMIT_S if data is None else None
+        self._must_leave_s = time.monotonic() + REACH_LIMIT_S
+
+    def read(self, size: int | None = -1) -> bytes:
+        with self._lock:
+            if self.given_up:
+                raise OSError("the request was given up")
+            self._left_at_s = time.monotonic()
+        return super().read(size)
+
+    @property
+    def patience_s(self) -> float:
+        """How much longer the head of the answer is waited for [s]."""
+        left_at_s = self._left_at_s
+        ends_at_s = self._must_leave_s if left_at_s is None else left_at_s + HEAD_LIMIT_S
+        return ends_at_s - time.monotonic()
+
+    def give_up(self) -> bool:
+        """From here on nothing leaves. Returns whether something may have left before."""
+        with self._lock:
+            self.given_up = True
+        return self._left_at_s is not None
+
+
 @contextmanager
 def _request(
-    method: str, url: str, what: str, *, limit_s: float | None = None, **arguments: Any
+    method: str, url: str, what: str, data: bytes | None = None, *, headers: dict[str, str] | None = None
 ) -> Iterator[requests.Response]:
-    given_up = threading.Event()
+    outgoing = _Outgoing(data)
 
     def answered() -> requests.Response:
         # urllib3 writes paths to its log, and a signed address has its signature there.
@@ -236,20 +269,21 @@ def _request(
             response = session.request(
                 method,
                 url,
+                data=None if data is None else outgoing,
+                headers=headers,
                 timeout=(CONNECT_TIMEOUT_S, READ_TIMEOUT_S),
                 proxies=_proxies(url),
                 allow_redirects=False,
                 stream=True,
                 auth=_NoAuth(),
-                **arguments,
             )
-        if given_up.is_set():
+        if outgoing.given_up:
             response.close()
         return response
 
     try:
         # A session for one request: a kept connection that the server had closed would look like a lost answer.
-        with _Session() as session, _in_time(answered, what, limit_s or HEAD_LIMIT_S, given_up) as response:
+        with _Session() as session, _in_time(answered, what, outgoing) as response:
             if 300 <= response.status_code < 400:
                 raise RefusedError(f"{what} answered with a redirect ({response.status_code}), which is not followed")
             yield response
@@ -262,14 +296,17 @@ def _request(
     raise failed
 
 
-def _in_time(
-    call: Callable[[], requests.Response], what: str, limit_s: float, given_up: threading.Event
-) -> requests.Response:
-    try:
-        return Later(call, what).result(limit_s)
-    except TransientError:  # of `Later` alone; whoever comes after that closes what he has
-        given_up.set()
-        raise
+def _in_time(call: Callable[[], requests.Response], what: str, outgoing: _Outgoing) -> requests.Response:
+    later = Later(call, what)
+    while True:
+        try:
+            return later.result(min(outgoing.patience_s, HEAD_LIMIT_S))
+        except TransientError:  # of `Later` alone
+            if outgoing.patience_s > 0:
+                continue
+            if outgoing.give_up():
+                raise TransientError(f"{what} did not answer within {HEAD_LIMIT_S:g} s; try again later") from None
+            raise NotSentError(f"{what} cannot be reached; check the network, then try again") from None
 
 
 def _proxies(url: str) -> dict[str, str] | None:
@@ -300,24 +337,68 @@ def _has(error: Exception, kind: type[Exception]) -> bool:
     return any(isinstance(part, kind) for part in error.args)
 
 
-def _chunks(response: requests.Response, what: str) -> Iterator[bytes]:
-    window_started, window_bytes = time.monotonic(), 0
-    raw = cast(urllib3.response.BaseHTTPResponse, response.raw)
-    try:
-        # read1 hands over what has arrived; read(n) would wait for n bytes however slowly they trickle.
-        while chunk := raw.read1(CHUNK_BYTES, decode_content=True):
-            window_bytes += len(chunk)
-            yield chunk
-            elapsed_s = time.monotonic() - window_started
-            if elapsed_s > STALLED_AFTER_S:
-                if window_bytes < STALLED_BYTES_PER_S * elapsed_s:
-                    raise TransientError(f"{what} arrives at under {STALLED_BYTES_PER_S} bytes/s; it was given up")
-                window_started, window_bytes = time.monotonic(), 0
-    except (urllib3.exceptions.HTTPError, OSError) as error:
-        broken = type(error).__name__
-    else:
+def gathered(chunks: Iterator[bytes], what: str) -> bytes:
+    """All of them as one. Raises `TransientError` if they are more than `ANSWER_LIMIT_BYTES`."""
+    data = bytearray()
+    for chunk in chunks:
+        data += chunk
+        if len(data) > ANSWER_LIMIT_BYTES:
+            raise TransientError(f"{what} is endless; it was given up")
+    return bytes(data)
+
+
+def _chunks(response: requests.Response, what: str, limit_s: float | None = None) -> Iterator[bytes]:
+    """What arrives: all of it within `limit_s` [s] if that is given, else at no less than `STALLED_BYTES_PER_S`."""
+    raw = cast(urllib3.response.HTTPResponse, response.raw)
+    connection = raw.connection  # `raw` lets go of it where it takes the cut for an end
+    window_s, slow = limit_s or STALLED_AFTER_S, f"arrives at under {STALLED_BYTES_PER_S} bytes/s"
+    while True:
+        began_s, arrived, broken = time.monotonic(), 0, ""
+        with _cut_off(raw, limit_s or STALLED_AFTER_S + READ_TIMEOUT_S) as is_cut:
+            while time.monotonic() - began_s <= window_s:
+                try:
+                    # read1 hands over what has arrived; read(n) would wait for n bytes however slowly they trickle.
+                    chunk = raw.read1(CHUNK_BYTES, decode_content=True)
+                except (urllib3.exceptions.HTTPError, OSError) as error:
+                    broken = type(error).__name__
+                    break
+                if not chunk:
+                    break
+                arrived += len(chunk)
+                yield chunk
+            else:
+                if limit_s is None and arrived >= STALLED_BYTES_PER_S * window_s:
+                    continue
+                is_cut.set()
+        if is_cut.is_set():
+            if connection is not None:
+                connection.close()
+            raise TransientError(f"{what} {slow if limit_s is None else 'is endless'}; it was given up")
+        if broken:
+            raise TransientError(f"{what} broke off ({broken}); try again later")
         return
-    raise TransientError(f"{what} broke off ({broken}); try again later")
+
+
+@contextmanager
+def _cut_off(raw: urllib3.response.HTTPResponse, after_s: float) -> Iterator[threading.Event]:
+    """Ends a read that the server keeps from ending, as by trailers or compressed nothings without end, and says so.
+
+    No time-out does: those are about single bytes.
+    """
+    is_cut = threading.Event()
+
+    def cut() -> None:
+        is_cut.set()
+        with suppress(ValueError, RuntimeError, OSError):  # its last byte has come meanwhile
+            raw.shutdown()
+
+    timer = threading.Timer(after_s, cut)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield is_cut
+    finally:
+        timer.cancel()
 
 
 def _json(raw: bytes) -> Any:
@@ -336,41 +417,3 @@ def _date(response: requests.Response) -> datetime | None:
         return None
     moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     return moment if 2000 < moment.year < 9000 else None  # a clock that is set by it must not run out of years
-
-
-class _Silence(logging.Filter):
-    """Drops what the present thread says while it handles an address."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.here = threading.local()
-
-    def filter(self, record: logging.LogRecord) -> bool:  # noqa: ARG002 - the name is theirs
-        return not getattr(self.here, "silent", False)
-
-
-_silence = _Silence()
-# They write whole addresses: apprise its own, urllib3 the path, in which some services have their token.
-TALKATIVE = ("apprise", "urllib3.connectionpool", "urllib3.util.retry")
-
-
-@contextmanager
-def untold() -> Iterator[None]:
-    """Whatever the log's level: in this block, and in this thread, nobody writes an address to it."""
-    for name in TALKATIVE:
-        logging.getLogger(name).addFilter(_silence)  # the second time does nothing
-    before = getattr(_silence.here, "silent", False)
-    _silence.here.silent = True
-    try:
-        yield
-    finally:
-        _silence.here.silent = before
-
-
-def without_secrets(text: str, secrets: tuple[str, ...] = ()) -> str:
-    """One line of at most 300 characters of a foreign text, without keys and addresses."""
-    for secret in secrets:
-        if secret:
-            text = text.replace(secret, "***")
-    text = re.sub(r"https?://\S+", "(address)", text, flags=re.IGNORECASE)
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:300]

@@ -46,7 +46,7 @@ from eraflow.steps import (
 from eraflow.store import Store, utc_text
 from eraflow.submission import OVERTAKEN
 from eraflow.tournament import Slot, Tournament
-from eraflow.transport import without_secrets
+from eraflow.untold import without_secrets
 
 logger = logging.getLogger("eraflow")
 
@@ -160,9 +160,10 @@ def _predictions(week: _Week, steps: Steps, opened: Round | None, recipe: str) -
         why = f"the fresh model of {recipe} {against or 'was cut to be in time'}"
         try:
             return _stand_in(week, steps, opened, recipe, why, better_than=None if against else score)
-        except NoStandInError:
+        except EraflowError as error:
             if model.cut and against:
                 raise
+            logger.warning("%s; it predicts all the same: %s", why, error.message)
     return week.timed("prediction", steps.predict, request, prepared, model)
 
 

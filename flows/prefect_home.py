@@ -56,7 +56,9 @@ def _ask_this_machine_directly(environ: MutableMapping[str, str]) -> None:
     if not any(name.lower() in {"http_proxy", "all_proxy"} for name in environ):
         return
     kept = environ.get("no_proxy") or environ.get("NO_PROXY") or ""
-    hosts = [host for host in kept.split(",") if host.strip()]
+    hosts = [host.strip() for host in kept.split(",") if host.strip()]
+    if "*" in hosts:  # all of them already, and only where it stands alone
+        return
     told = ",".join([*hosts, *(host for host in ("127.0.0.1", "localhost") if host not in hosts)])
     environ["no_proxy"] = environ["NO_PROXY"] = told
 

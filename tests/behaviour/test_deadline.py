@@ -14,6 +14,7 @@ import pytest
 
 from eraflow.budget import Budget
 from eraflow.ledger import Ledger
+from eraflow.rehearsal import Fault
 from eraflow.request import Request
 from eraflow.result import ModelReport, RoundResult
 from eraflow.steps import Prepared
@@ -300,3 +301,12 @@ def test_a_model_that_is_not_good_predicts_where_nothing_is_sent(week: Week) -> 
     trained_before(week, **{"validation": _validation(week, 0.995)})
     result = week.play(week.request(slots=[], submit=False, assignments=HIGH_FLOOR))
     assert [model.epochs for model in result.models] == [2]
+
+
+def test_a_fresh_model_that_is_not_good_is_sent_though_looking_for_another_fails(week: Week) -> None:
+    """What stands in begins with the live file, asked for once more."""
+    fail = Fault(where="get:live.parquet", what="status", code=403, times=None, after=1)
+    week.local.faults.add(fail)
+    result = week.play(week.request(slots=ONE, assignments=HIGH_FLOOR))
+    assert week.struck(fail)
+    assert the_receipt(result) == ("submitted", "fresh", "bytes")

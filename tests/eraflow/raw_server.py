@@ -67,7 +67,10 @@ class Server:
         head, _, body = received.partition(b"\r\n\r\n")
         self.heads.append(head.decode("latin-1"))
         while self.read_body and len(body) < int(self.headers().get("content-length", 0)):
-            body += channel.recv(65536)
+            part = channel.recv(65536)
+            if not part:
+                return False
+            body += part
         self.bodies.append(body)
         return True
 

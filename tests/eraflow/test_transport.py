@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from eraflow import transport
 from eraflow.errors import EraflowError, InputError, RefusedError, TransientError
-from eraflow.transport import checked_address, get, post_json, put, refusal, without_secrets
+from eraflow.transport import checked_address, get, post_json, put, refusal
+from eraflow.untold import without_secrets
 from tests.eraflow.raw_server import JSON, OK, SECRET, Server, ask, closed_port, fetch, sending
 
 

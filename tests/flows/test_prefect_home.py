@@ -60,3 +60,11 @@ def test_what_debug_asked_for_outlives_the_import_of_prefect(
 def test_preparing_imports_no_prefect() -> None:
     # The tests' own process never does, so it is enough to look.
     assert not any(name == "prefect" or name.startswith("prefect.") for name in sys.modules)
+
+
+def test_an_environment_that_uses_no_proxy_at_all_is_left_so(tmp_path: Path) -> None:
+    """A star stands for every host only where it stands alone."""
+    environ = {"https_proxy": "http://proxy.invalid:3128", "http_proxy": "http://proxy.invalid:3128", "no_proxy": "*"}
+    prefect_home.prepare(environ, tmp_path)
+    assert environ["no_proxy"] == "*"
+    assert "NO_PROXY" not in environ
