@@ -4,8 +4,11 @@
 
 `guards.toml` says of each guard where it stands, what becomes of it, and which tests should notice. The checkout's
 files are copied once; the tests first pass there as they are, so that a failure later means something. Then each guard
-is taken out of the copy, its tests run, and it is put back. Ends with 1 if one survived: then a test is missing, or
-something else holds what the guard holds. What nobody has listed as a guard is not looked at.
+is taken out of the copy, its tests run, and it is put back. It was noticed if a test failed, by what the program does:
+an error in a fixture, or a name or an import that the change itself spoils, says nothing. A test that does not end says
+something only if it ends as soon as the guard is back. Ends with 1 if a guard survived (then a test is missing, or
+something else holds what the guard holds) or if nothing is known of one. What nobody has listed as a guard is not
+looked at.
 """
 
 from __future__ import annotations
@@ -35,16 +38,19 @@ GUARDS = ROOT / "benchmarks" / "guards.toml"
 PACKAGES = ("eraflow", "tasks", "flows", "deployments", "tests")
 # The slowest tests named take seconds, on a busy machine half a minute [s].
 LIMIT_S = 180.0
-# Without a guard against hanging they hang: after this long that is believed [s].
+# Without a guard against hanging they hang: believed after this long, if with it they end sooner [s].
 HUNG_AFTER_S = 20.0
 BASELINE_LIMIT_S = 900.0
 PASSED, FAILED = 0, 1  # pytest's exit codes
+# What a program raises that the change has made none of, wherever it was caught or logged.
+SPOILT = re.compile(r"\b(NameError|UnboundLocalError|SyntaxError|IndentationError|ImportError|ModuleNotFoundError)\b")
 HEAD = ("guard", "in", "what it holds", "noticed by")
 DOCUMENT = """# Mutations
 
 Tests that pass say little of a guard that no test needs. So each guard in [guards.toml](../benchmarks/guards.toml) is
-taken out of a copy of the checkout, one at a time, and a test that passes with it must fail without it.
-{claim}
+taken out of a copy of the checkout, one at a time, and a test that passes with it must fail without it,
+by what the program does: an error in a fixture or a name that the change spoils counts for nothing, and a test that
+does not end within {hung_s:.0f} s only if it passes in that time with the guard in place. {claim}
 
 {table}
 
@@ -73,7 +79,7 @@ class Guard:
     tests: tuple[str, ...]
     """Files or node ids of pytest."""
     hangs: bool = False
-    """Without it a test never ends, which counts as noticed."""
+    """Without it a test never ends, which counts as noticed if with it the test ends in the same time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,10 +88,16 @@ class Outcome:
 
     guard: Guard
     noticed: str
-    """The test that failed first, or what else showed it; empty for a guard that survived."""
+    """The test that failed first, or what else showed it; empty for a guard that survived or was not judged."""
     trouble: str
-    """Why the run says nothing, or how the first test failed."""
+    """How the first test failed, or why the run says nothing; empty for a guard that survived."""
     seconds: float
+
+    @property
+    def verdict(self) -> str:
+        if self.noticed:
+            return "noticed"
+        return "not known" if self.trouble else "survived"
 
 
 def read_guards(path: Path = GUARDS) -> tuple[dict[str, Guard], dict[str, str]]:
@@ -126,14 +138,18 @@ def main() -> int:
             print(f"the tests must pass before anything is taken out, however they do not:\n{told}")
             return 1
         outcomes = [_told(number, len(chosen), tried(copy, guard)) for number, guard in enumerate(chosen, 1)]
-    survived = [outcome.guard.name for outcome in outcomes if not outcome.noticed]
     seconds = time.monotonic() - started
-    print(
-        f"{len(outcomes) - len(survived)} of {len(outcomes)} noticed in {seconds:.0f} s; survived: {survived or 'none'}"
-    )
+    print(f"{_counted(outcomes)}, in {seconds:.0f} s")
     if given.write:
         given.write.write_text(_document(outcomes, redundant, seconds), encoding="utf-8")
-    return 1 if survived else 0
+    return 0 if all(outcome.noticed for outcome in outcomes) else 1
+
+
+def _counted(outcomes: Sequence[Outcome]) -> str:
+    """How many were noticed, and which were not."""
+    noticed = sum(bool(outcome.noticed) for outcome in outcomes)
+    others = [f"{outcome.guard.name} ({outcome.verdict})" for outcome in outcomes if not outcome.noticed]
+    return f"Of {len(outcomes)} guards {noticed} were noticed" + (f"; not: {', '.join(others)}" if others else "")
 
 
 def _copied(copy: Path) -> None:
@@ -190,18 +206,35 @@ def tried(copy: Path, guard: Guard) -> Outcome:
         with _without(copy, guard):
             code, output = _pytest(copy, guard.tests, limit_s, keep_bytecode=False)
     except ValueError as error:
-        return Outcome(guard=guard, noticed="", trouble=str(error), seconds=0.0)
-    seconds = time.monotonic() - started
-    if code is None:
-        hung = f"no end within {limit_s:.0f} s"
-        noticed, trouble = (f"{guard.tests[0]}: {hung}", "") if guard.hangs else ("", f"{hung}, which shows nothing")
-        return Outcome(guard=guard, noticed=noticed, trouble=trouble, seconds=seconds)
-    failed = re.search(r"^(FAILED|ERROR) (.+?)(?: - (.*))?$", output, re.MULTILINE)
+        noticed, trouble = "", str(error)
+    else:
+        noticed, trouble = _hung(copy, guard, limit_s) if code is None else _judged(code, output)
+    return Outcome(guard=guard, noticed=noticed, trouble=trouble, seconds=time.monotonic() - started)
+
+
+def _hung(copy: Path, guard: Guard, limit_s: float) -> tuple[str, str]:
+    """What a test that did not end in time shows: nothing unless with the guard in place it ends in the same time."""
+    hung = f"no end within {limit_s:.0f} s"
+    if not guard.hangs:
+        return "", f"{hung}, which shows nothing"
+    code, _ = _pytest(copy, guard.tests, limit_s, keep_bytecode=False)
+    if code != PASSED:
+        return "", f"{hung}, however with the guard in place the tests did not pass in that time either"
+    return f"{guard.tests[0]}: {hung}", ""
+
+
+def _judged(code: int, output: str) -> tuple[str, str]:
+    """The test that noticed and how, or nobody and why the run shows nothing; two empty texts if all passed."""
+    if code == PASSED:
+        return "", ""
+    failed = re.search(r"^FAILED (.+?)(?: - .*)?$", output, re.MULTILINE)
     if code != FAILED or failed is None:
-        # Code that cannot even be imported shows nothing of the guard.
-        trouble = "" if code == PASSED else f"pytest ended with {code}: {output[-400:]}"
-        return Outcome(guard=guard, noticed="", trouble=trouble, seconds=seconds)
-    return Outcome(guard=guard, noticed=failed[2], trouble=failed[3] or "", seconds=seconds)
+        # Code that cannot be imported or set up shows nothing of the guard.
+        return "", f"pytest ended with {code}, and no test failed: {output[-400:]}"
+    if spoilt := SPOILT.search(output):
+        return "", f"{failed[1]} met a {spoilt[1]}, which shows nothing"
+    how = re.search(r"^E +(.+)$", output, re.MULTILINE)
+    return failed[1], how[1] if how else ""
 
 
 @contextmanager
@@ -228,7 +261,7 @@ def _without(copy: Path, guard: Guard) -> Iterator[None]:
 
 def _pytest(copy: Path, tests: Sequence[str], limit_s: float, *, keep_bytecode: bool) -> tuple[int | None, str]:
     """Exit code and output of the tests in a process group of their own; None where they did not end in time."""
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-rfEs", "--tb=line", *tests]
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-rfEs", "--tb=short", *tests]
     with tempfile.TemporaryFile() as output:
         child = subprocess.Popen(  # noqa: S603
             command, cwd=copy, env=_environment(copy, keep_bytecode=keep_bytecode), stdin=subprocess.DEVNULL,
@@ -247,7 +280,7 @@ def _pytest(copy: Path, tests: Sequence[str], limit_s: float, *, keep_bytecode: 
 
 
 def _told(number: int, of: int, outcome: Outcome) -> Outcome:
-    what = f"noticed by {outcome.noticed}" if outcome.noticed else "SURVIVED"
+    what = f"noticed by {outcome.noticed}" if outcome.noticed else outcome.verdict.upper()
     trouble = f" ({' '.join(outcome.trouble.split())[:200]})" if outcome.trouble else ""
     print(f"{number:3}/{of} {outcome.guard.name}: {what}{trouble}, {outcome.seconds:.1f} s", flush=True)
     return outcome
@@ -255,17 +288,14 @@ def _told(number: int, of: int, outcome: Outcome) -> Outcome:
 
 def _document(outcomes: Sequence[Outcome], redundant: Mapping[str, str], seconds: float) -> str:
     rows = [HEAD, tuple("---" for _ in HEAD), *(_row(outcome) for outcome in outcomes)]
-    noticed = sum(bool(outcome.noticed) for outcome in outcomes)
-    claim = f"Of {len(outcomes)} guards {noticed} were noticed" + (
-        "." if noticed == len(outcomes) else f"; {len(outcomes) - noticed} survived, each of which needs a test."
-    )
     return DOCUMENT.format(
-        claim=claim,
+        claim=f"{_counted(outcomes)}.",
         table="\n".join(f"| {' | '.join(cells)} |" for cells in rows),
         redundant="\n".join(f"- {guard}: {held}" for guard, held in redundant.items()),
         command="`python -m benchmarks.mutations --write docs/mutations.md`",
         guards=len(outcomes),
         seconds=seconds,
+        hung_s=HUNG_AFTER_S,
         machine=f"{os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}",
         busy_s=_busy_s(),
         date=f"{datetime.now(UTC):%Y-%m-%d}",
@@ -280,7 +310,7 @@ def _busy_s() -> float:
 
 def _row(outcome: Outcome) -> tuple[str, ...]:
     guard = outcome.guard
-    noticed = outcome.noticed.split("[")[0].replace("::", " ") or "**nothing**"
+    noticed = outcome.noticed.split("[")[0].replace("::", " ") or f"**nothing** ({outcome.verdict})"
     return f"`{guard.name}`", f"`{guard.file}`", guard.holds, noticed
 
 

@@ -5,10 +5,10 @@
 Whole rounds from nothing against the local tournament, each in a home of its own, with a clock around everything that a
 careless pipeline would leave out: the sha256 of what arrives and of what is there, the decoding of every row group, the
 synchronisation with the disk, the ledger, and what is asked and read back around a submission. What runs beside
-something else counts in full, so that the true cost is less. Small: 100,000 rows x 310 features, with --full 300,000.
-A round with `era-pearson` trains for minutes; `--recipe simple-mlp` trains for seconds, of which safety is a larger
-share. Nothing is slower than this machine's own loopback here: over a real network a round takes longer, and safety
-does not. Aim: under 5 % of a round.
+something else counts in full, so that the true cost is less, and of the two rounds the dearer is told. Small: 100,000
+rows x 310 features, with --full 300,000. A round with `era-pearson` trains for minutes; `--recipe simple-mlp` trains
+for seconds, of which safety is a larger share. Nothing is slower than this machine's own loopback here: over a real
+network a round takes longer, and safety does not. Aim: under 5 % of a round.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import dataclasses
 import hashlib
 import os
 import tempfile
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -38,23 +39,25 @@ ROUNDS = 2
 
 
 class Clock:
-    """Adds up the seconds that calls take, by what they are for; a call inside another one counts once."""
+    """Adds up the seconds that calls take, by what they are for; a call inside another of its thread counts once."""
 
     def __init__(self) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)
-        self._inside = 0
+        self._inside = threading.local()
+        self._adding = threading.Lock()
 
     def around(self, what: str, done: Callable[..., Any]) -> Callable[..., Any]:
         def timed(*given: Any, **named: Any) -> Any:
-            if self._inside:
+            if getattr(self._inside, "a_call", False):
                 return done(*given, **named)
-            self._inside += 1
+            self._inside.a_call = True
             started = time.perf_counter()
             try:
                 return done(*given, **named)
             finally:
-                self.seconds[what] += time.perf_counter() - started
-                self._inside -= 1
+                self._inside.a_call = False
+                with self._adding:
+                    self.seconds[what] += time.perf_counter() - started
 
         return timed
 
@@ -73,8 +76,8 @@ def main() -> None:
             for number in range(ROUNDS):
                 local.open_next_round(delay_s=0)
                 shares.append(measured(Week(local, Path(temporary) / f"home-{number}"), given.recipe))
-    note = f"{ROUNDS} rounds from nothing, {rows * 200:,} rows x 310 features, {given.recipe}"
-    claim("what safety costs a round", 100 * min(shares), unit=" %", each=[100 * one for one in shares],
+    note = f"the dearer of {ROUNDS} rounds from nothing, {rows * 200:,} rows x 310 features, {given.recipe}"
+    claim("what safety costs a round", 100 * max(shares), unit=" %", each=[100 * one for one in shares],
           at_most=5.0, note=note)  # fmt: skip
 
 

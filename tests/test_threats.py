@@ -105,10 +105,36 @@ def test_no_process_is_started_through_a_shell() -> None:
 
 
 def test_no_check_of_a_certificate_is_switched_off() -> None:
+    assert [found for path in PRODUCT for found in switched_off(tree_of(path))] == []
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "requests.get(url, verify=False)", "session.verify = False", "context.check_hostname: bool = False",
+        "context.verify_mode = ssl.VerifyMode(0)", "a, context.check_hostname = 1, False",
+        "setattr(session, 'verify', False)", "session.request(url, **{'verify': False})", "mode(ssl.CERT_NONE)",
+        "mode(CERT_NONE)", "ssl._create_unverified_context()", "SSLContext()", "urllib3.disable_warnings()",
+        "from ssl import _create_unverified_context",
+    ],
+)  # fmt: skip
+def test_a_check_of_a_certificate_is_found_however_it_is_switched_off(statement: str) -> None:
+    assert switched_off(ast.parse(statement)) != []
+
+
+def switched_off(tree: ast.Module) -> list[str]:
+    """What is called, assigned or named that could: as an argument, an attribute, a text or a name."""
     switches = {"verify", "verify_mode", "check_hostname", "cert_reqs"}
-    assert [(file, name) for file, name, call in calls() for switch in switches if given(call, switch)] == []
-    contexts = {"ssl._create_unverified_context", "urllib3.disable_warnings", "ssl.SSLContext"}
-    assert [(file, name) for file, name, _ in calls() if name in contexts] == []
+    names = {"CERT_NONE", "_create_unverified_context", "disable_warnings", "SSLContext"}
+    found = []
+    for node in ast.walk(tree):
+        assigned = isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and node.attr in switches
+        passed = isinstance(node, ast.keyword) and node.arg in switches
+        written = isinstance(node, ast.Constant) and node.value in switches
+        named = getattr(node, "attr", getattr(node, "id", getattr(node, "name", None))) in names
+        if assigned or passed or written or named:
+            found.append(ast.unparse(node))
+    return found
 
 
 def test_no_statement_of_sql_holds_a_value() -> None:

@@ -1,30 +1,37 @@
 """A round is stopped before each single thing that it does to the disk, the ledger or the network, one by one.
 
 After each stop the round is played again: it must end with exactly one accepted submission a slot, of the same bytes,
-and with the same files as a round that nobody stopped. Every sixth point has its turn with all the other tests, every
-point with `pytest -m "exhaustive or not exhaustive" tests/behaviour/test_crash_points.py`, which says how many there
-are: some 240 in a round from nothing, some 210 in the one after it.
+and with the same files as a round that nobody stopped. What the stopped round left half-written stays for a day, as
+nobody can tell it from what another run is writing; the first run after that which gathers a round's files sweeps it.
+Every sixth point has its turn with all the other tests, every point with `pytest -m "exhaustive or not exhaustive"
+tests/behaviour/test_crash_points.py`, which says how many there are: some 240 in a round from nothing, some 210 in the
+one after it.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from eraflow import runs
 from eraflow.rehearsal import LocalTournament
 from eraflow.request import Request
+from eraflow.store import ABANDONED_S, PARTIAL, Store
 from tests.behaviour.conftest import TINY
 from tests.behaviour.crash_points import Points, points_of, stopped_before
 from tests.behaviour.week import SLOTS, Week, half_written, tree
 
 # Each scene is cut into so many tests: every sixth point, from the first one on, from the second one on...
 PARTS = 6
-# What a stopped and a whole round must have alike to the last bit; the others hold times.
-ALIKE = (".parquet", ".npy", ".csv")
+# What a stopped and a whole round must have alike to the last bit, and what holds times beside the weights, which must
+# be; the others hold times.
+ALIKE, WEIGHTS = (".parquet", ".npy", ".csv"), ".safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +79,7 @@ def scene(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def _stop_at_each(scene: Scene, part: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stopped = 0
+    stopped = swept = 0
     for point in range(part, len(scene.points.names), PARTS):
         local, home = scene.world(tmp_path / str(point))
         with local:
@@ -86,7 +93,12 @@ def _stop_at_each(scene: Scene, part: int, tmp_path: Path, monkeypatch: pytest.M
             assert [(one.verified, one.sha256) for one in result.receipts] == [("bytes", scene.sha256)] * 2, where
             assert {slot: len(made) for slot, made in week.accepted().items()} == dict.fromkeys(SLOTS, 1), where
             assert {name: digest for name, digest in _digests(home).items() if name not in left} == scene.digests, where
+            _age(home)
+            swept += len(Store.open(home).sweep())
+            assert [path for path in home.rglob("*") if path.name.startswith(PARTIAL)] == [], where
+            assert _digests(home) == scene.digests, f"{where}, and swept"
         shutil.rmtree(tmp_path / str(point))
+    assert swept > 0, "no stop left anything half-written"
     # The same round has the same points each time: none was played to its end.
     assert stopped == len(range(part, len(scene.points.names), PARTS))
 
@@ -115,7 +127,26 @@ def _point(week: Week, patch: pytest.MonkeyPatch) -> None:
 
 
 def _digests(home: Path) -> dict[str, str]:
-    def digest(name: str) -> str:
-        return hashlib.sha256((home / name).read_bytes()).hexdigest() if name.endswith(ALIKE) else ""
+    def digest(path: Path) -> str:
+        if path.name.endswith(WEIGHTS):
+            return _of_weights(path)
+        return hashlib.sha256(path.read_bytes()).hexdigest() if path.name.endswith(ALIKE) else ""
 
-    return {name: digest(name) for name in tree(home)}
+    return {name: digest(home / name) for name in tree(home)}
+
+
+def _of_weights(path: Path) -> str:
+    """Of all tensors, in the order of their names; none where a file was left half-written."""
+    if path.name.startswith(PARTIAL):
+        return ""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(runs.read(path)[0].items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode() + tensor.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _age(home: Path) -> None:
+    """Let a day and a second pass since anybody touched what was left half-written."""
+    then_s = time.time() - ABANDONED_S - 1
+    for path in home.rglob(f"{PARTIAL}*"):
+        os.utime(path, (then_s, then_s))

@@ -120,6 +120,12 @@ def test_both_services_see_and_may_do_the_same() -> None:
     assert up["ProtectSystem"] == ["strict"]
 
 
+@pytest.mark.parametrize("name", UNITS[:2])
+def test_what_a_service_writes_is_for_its_user_alone(name: str) -> None:
+    found = directives(name)
+    assert (found["UMask"], found["StateDirectoryMode"]) == (["0077"], ["0700"])
+
+
 def test_no_file_holds_a_key_or_a_place_on_the_network() -> None:
     for name in (*UNITS, "crontab", "Containerfile"):
         assert re.findall(r"(?:NUMERAI_\w+|https?:)\S*", text_of(name)) == []

@@ -1,9 +1,10 @@
 """A model of the tournament in memory, with the part of `Tournament`'s interface that `submission` uses.
 
-It keeps rounds, a clock and the submissions of one slot, and does what the local tournament's `core` does with them:
-the newest valid one of a round's window is selected, a late one is not and is carried into the next round. What goes
-wrong is planned by `trouble` (operation -> what happens at its next calls); `step` is called before and after each
-thing that is done, so that a test can end the run there, or let something else happen.
+It keeps rounds, a clock, and the submissions of one slot and of those that had its name before, and does what the local
+tournament's `core` does with them: the newest valid one of a round's window is selected, a late one is not and is
+carried into the next round. What goes wrong is planned by `trouble` (operation -> what happens at its next calls);
+`step` is called before and after each thing that is done, so that a test can end the run there, or let something else
+happen.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ class Made:
     seen_at_utc: datetime
     late: bool
     by: str
+    slot_id: str
     selected: bool = False
     complaint: str | None = None
     carried_over: bool = False
@@ -64,6 +66,8 @@ class ModelledTournament:
     trouble: dict[str, list[str]] = field(default_factory=dict)
     calls: list[str] = field(default_factory=list)
     """What was asked for, and what was done, since this was last emptied."""
+    slot: Slot = SLOT
+    """The one that has the name now."""
 
     # The clock and the rounds
 
@@ -86,10 +90,19 @@ class ModelledTournament:
         before = self.latest.number
         self.now += time
         for number in range(before + 1, self.latest.number + 1):
-            late = [one for one in self.made if one.round == number - 1 and one.late and not one.complaint]
+            late = [one for one in self.held() if one.round == number - 1 and one.late and not one.complaint]
             for one in late[-1:]:
                 data = one.data.replace(b"n1,", b"m1,")  # under the ids of that round
                 self._add(replace(one, id=f"{one.id}+", round=number, data=data, late=False, carried_over=True))
+
+    def make_the_slot_again(self) -> None:
+        """Remove the slot with all that was submitted to it, and give its name to a new one."""
+        number = int(self.slot.model_id.rpartition("-")[2])
+        self.slot = replace(self.slot, model_id=f"model-{number + 1}")
+
+    def held(self) -> list[Made]:
+        """What the tournament holds of the slot, oldest first; what a removed one had is in `made` alone."""
+        return [one for one in self.made if one.slot_id == self.slot.model_id]
 
     def current_round(self) -> Round:
         self._asked("current round")
@@ -101,15 +114,15 @@ class ModelledTournament:
 
     def selected(self, model_id: str, round_number: int) -> list[Listed]:
         self._asked("selected")
-        return [_listed(one) for one in self._seen() if one.round == round_number and one.selected]
+        return [_listed(one) for one in self._seen(model_id) if one.round == round_number and one.selected]
 
     def listed(self, model_id: str) -> list[Listed]:
         self._asked("listed")
-        return [_listed(one) for one in reversed(self._seen())]
+        return [_listed(one) for one in reversed(self._seen(model_id))]
 
     def submitted_bytes(self, submission_id: str) -> bytes:
         what = self._asked("submitted bytes")
-        found = next((one.data for one in self.made if one.id == submission_id), None)
+        found = next((one.data for one in self.held() if one.id == submission_id), None)
         if found is None:
             raise RefusedError("the tournament says: Submission not found")
         if what == "differ":  # from now on
@@ -119,7 +132,7 @@ class ModelledTournament:
 
     def complaint(self, model_id: str, stored_as: str) -> str | None:
         self._asked("complaint")
-        return next((one.complaint for one in self._seen() if one.filename == stored_as), None)
+        return next((one.complaint for one in self._seen(model_id) if one.filename == stored_as), None)
 
     # What is sent
 
@@ -161,6 +174,7 @@ class ModelledTournament:
             seen_at_utc=self.now + (UNSEEN_FOR if what.endswith("unseen") else timedelta()),
             late=self.now >= self.latest.closes_at_utc,
             by=by,
+            slot_id=self.slot.model_id,
             complaint="invalid_submission_ids" if what == "found wrong" else None,
         )
         self.calls.append(f"made {made.id}")
@@ -170,13 +184,14 @@ class ModelledTournament:
 
     def _add(self, made: Made) -> Made:
         if not made.late and not made.complaint:
-            self.made = [replace(one, selected=one.selected and one.round != made.round) for one in self.made]
+            replaced = [one.id for one in self.held() if one.round == made.round]
+            self.made = [replace(one, selected=one.selected and one.id not in replaced) for one in self.made]
             made = replace(made, selected=True)
         self.made.append(made)
         return made
 
-    def _seen(self) -> Sequence[Made]:
-        return [one for one in self.made if one.seen_at_utc <= self.now]
+    def _seen(self, slot_id: str) -> Sequence[Made]:
+        return [one for one in self.made if one.slot_id == slot_id and one.seen_at_utc <= self.now]
 
     def _asked(self, operation: str) -> str:
         """What happens to this call, where that is no error of its own."""

@@ -5,7 +5,9 @@ The tournament is modelled in memory (`modelled`), because a hundred histories o
 minutes: rounds and deadlines, selected, late and carried-over submissions, the validator, calls that are refused or
 not answered, lost answers with and without an effect, an effect that is seen only after a while, and bytes that come
 back changed. A run may be killed, or overtaken by a deadline, by the next round or by another machine, before or after
-each call and each entry of the ledger. Not modelled: several slots (each has its own lock, entries and submissions),
+each call and each entry of the ledger; between two runs the slot may be removed and its name given to a new one. That
+nothing is sent twice is no more than half of it: in a round without trouble one run sends what counts. Not modelled:
+several slots (each has its own lock, entries and submissions),
 two runs at once (`test_submission`), and an effect that is seen only after a lost answer was given up, which nothing
 on this side can tell from none.
 """
@@ -30,7 +32,7 @@ from eraflow.ledger import Attempt, Ledger, State
 from eraflow.receipt import Receipt
 from eraflow.store import Store, utc_text
 from eraflow.submission import Order, SubmissionConfig, canonical_csv, submit
-from tests.eraflow.modelled import HAND, SLOT, TROUBLES, URL, ModelledTime, ModelledTournament, as_tournament
+from tests.eraflow.modelled import HAND, SLOT, TROUBLES, URL, Made, ModelledTime, ModelledTournament, as_tournament
 
 # A power cut is not modelled, and a disk that has to sync each entry would take nine tenths of the time.
 IN_MEMORY = Path("/dev/shm")  # noqa: S108
@@ -43,8 +45,16 @@ LATE = st.sampled_from(["skip", "submit"])
 STEPS = st.integers(0, 30)
 """At which call or entry, before or after it, something else happens; 0 for never."""
 EVENTS = st.sampled_from(["killed", "killed", "killed", "another machine", "deadline", "next round"])
+WORLD = ["another machine", "deadline", "next round", "a while", "lost ledger", "slot made again"]
+BY_NOW = ["another machine", "deadline"]
+"""What may have happened to a round before it is played."""
 STAGES: dict[str, int] = {state: min(place, 3) for place, state in enumerate(get_args(State))}
 """State -> how far it is: what came to an end may be judged anew, but is never on its way again."""
+
+
+def predicted(seed: int) -> bytes:
+    """What a run of that seed has to send."""
+    return canonical_csv(IDS, (np.random.default_rng(seed).permutation(len(IDS)) + 0.5) / len(IDS))
 
 
 class KilledError(BaseException):
@@ -74,7 +84,7 @@ class Submitting(RuleBasedStateMachine):
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr("eraflow.submission.time", ModelledTime(self.tournament))
         self.steps_left, self.event = 0, ""
-        self.asked_again: Counter[int] = Counter()
+        self.asked_again: Counter[tuple[str, int]] = Counter()
         self.seen: dict[int, Attempt] = {}
 
     def teardown(self) -> None:
@@ -99,6 +109,8 @@ class Submitting(RuleBasedStateMachine):
         elif event == "next round":
             opens = self.tournament.latest.opens_at_utc + timedelta(days=7)
             self.tournament.pass_time(opens - self.tournament.now + timedelta(minutes=1))
+        elif event == "slot made again":
+            self.tournament.make_the_slot_again()
 
     def ledger(self) -> KillableLedger:
         found = KillableLedger(self.store.ledger_path, URL)
@@ -106,18 +118,17 @@ class Submitting(RuleBasedStateMachine):
         return found
 
     def attempts(self, number: int) -> list[Attempt]:
-        return self.ledger().attempts(number, SLOT.name)
+        return self.ledger().attempts(number, SLOT.name, self.tournament.slot.model_id)
 
     def run_once(self, seed: int, late: Any, steps: int, event: str, resubmit: bool) -> Receipt | EraflowError | None:
         """One run, as far as it comes; None where it was killed."""
         opened = self.tournament.latest
-        prediction_N = (np.random.default_rng(seed).permutation(len(IDS)) + 0.5) / len(IDS)
         order = Order(
-            opened=opened, slot=SLOT, recipe="small", source="fresh", data=canonical_csv(IDS, prediction_N),
-            live_ids=IDS,
-        )  # fmt: skip
+            opened=opened, slot=self.tournament.slot, recipe="small", source="fresh", data=predicted(seed), live_ids=IDS
+        )
         since = utc_text(datetime.now(UTC), "microseconds") if resubmit else None
         unsettled = any(attempt.state == "sending" for attempt in self.attempts(opened.number))
+        by_hand = [one for one in self.of_this_round() if one.by == HAND]
         self.tournament.calls.clear()
         self.steps_left, self.event = steps, event
         try:
@@ -132,31 +143,58 @@ class Submitting(RuleBasedStateMachine):
         finally:
             self.steps_left = 0
             self.looked_before_it_sent(unsettled, resubmit)
+            assert resubmit or not by_hand or "upload" not in self.tournament.calls, by_hand
 
     def looked_before_it_sent(self, unsettled: bool, resubmit: bool) -> None:
         calls = self.tournament.calls
-        before = calls[: calls.index("upload")] if "upload" in calls else []
-        if before:
+        if "upload" in calls:
+            before = calls[: calls.index("upload")]
             assert resubmit or "selected" in before
             assert not unsettled or "listed" in before
+
+    def of_this_round(self) -> list[Made]:
+        """What the slot has for the round that opened last, without what was carried into it."""
+        number = self.tournament.latest.number
+        return [one for one in self.tournament.held() if one.round == number and not one.carried_over]
 
     # Rules
 
     @rule(
-        plans=st.lists(st.sampled_from(PLANS), max_size=3), late_by_now=st.booleans(),
+        plans=st.lists(st.sampled_from(PLANS), max_size=3), by_now=st.lists(st.sampled_from(BY_NOW), max_size=2),
         seed=SEEDS, late=LATE, steps=STEPS, event=EVENTS,
     )  # fmt: skip
     def a_round_opens_and_is_played_twice(
-        self, plans: list[tuple[str, str]], late_by_now: bool, seed: int, late: str, steps: int, event: str
+        self, plans: list[tuple[str, str]], by_now: list[str], seed: int, late: str, steps: int, event: str
     ) -> None:
         self.happen("next round")
-        if late_by_now:
-            self.happen("deadline")
+        for what in by_now:
+            self.happen(what)
         self.tournament.trouble.clear()
         for operation, what in plans:
             self.tournament.trouble.setdefault(operation, []).append(what)
         self.run_once(seed, late, steps, event, resubmit=False)
         self.told_truly(self.run_once(seed + 1, late, 0, "", resubmit=False))
+
+    @rule(seed=SEEDS, late=LATE, made_again=st.booleans())
+    def a_round_opens_and_nothing_is_in_the_way(self, seed: int, late: str, made_again: bool) -> None:
+        self.tournament.trouble.clear()
+        self.happen("next round")
+        self.one_run_is_enough(seed, late)
+        if made_again:
+            self.happen("slot made again")
+            self.one_run_is_enough(seed + 1, late)
+
+    def one_run_is_enough(self, seed: int, late: str) -> None:
+        """What it sends counts for the round, byte for byte, and it says so; the next run sends nothing."""
+        told = self.run_once(seed, late, 0, "", resubmit=False)
+        assert isinstance(told, Receipt), told
+        assert (told.status, told.origin, told.verified) == ("submitted", "own", "bytes")
+        (made,) = self.of_this_round()
+        assert (made.id, made.selected, made.data) == (told.submission_id, True, predicted(seed))
+        again = self.run_once(seed + 1, late, 0, "", resubmit=False)
+        assert isinstance(again, Receipt), again
+        assert (again.status, again.submission_id, again.verified) == ("already-submitted", made.id, "bytes")
+        assert self.of_this_round() == [made]
 
     @rule(plan=st.sampled_from(PLANS), times=st.integers(1, 3))
     def trouble_comes(self, plan: tuple[str, str], times: int) -> None:
@@ -177,10 +215,10 @@ class Submitting(RuleBasedStateMachine):
 
     @rule(seed=SEEDS, steps=STEPS)
     def resubmit(self, seed: int, steps: int) -> None:
-        self.asked_again[self.tournament.latest.number] += 1
+        self.asked_again[self.tournament.slot.model_id, self.tournament.latest.number] += 1
         self.told_truly(self.run_once(seed, "submit", steps, "killed", resubmit=True))
 
-    @rule(event=st.sampled_from(["another machine", "deadline", "next round", "a while", "lost ledger"]))
+    @rule(event=st.sampled_from(WORLD))
     def the_world_goes_on(self, event: str) -> None:
         self.happen(event)
         if event == "lost ledger":
@@ -195,18 +233,22 @@ class Submitting(RuleBasedStateMachine):
         """What a receipt says is so, as far as nothing else happened after it."""
         if not isinstance(told, Receipt):
             return
-        made = {one.id: one for one in self.tournament.made}[str(told.submission_id)]
-        if told.origin == "foreign":
+        made = {one.id: one for one in self.tournament.held()}[str(told.submission_id)]
+        assert made.round == told.round
+        if told.verified:  # a late one waits for the next round: it is listed, and not selected
             assert made.selected or made.late
-        elif told.verified == "bytes":
-            assert hashlib.sha256(made.data).hexdigest() == told.sha256
             assert not made.complaint
+        if told.verified and told.origin == "own":
+            (attempt,) = [one for one in self.attempts(told.round) if one.submission_id == made.id]
+            assert made.selected or attempt.late, "it was not sent as a late one, and does not count"
+        if told.verified == "bytes":
+            assert hashlib.sha256(made.data).hexdigest() == told.sha256
 
     @invariant()
     def no_round_has_two_of_ours_unless_that_was_asked(self) -> None:
         ours = [one for one in self.tournament.made if one.by == "us" and not one.carried_over and not one.complaint]
-        for number, count in Counter(one.round for one in ours).items():
-            assert count <= 1 + self.asked_again[number], ours
+        for slot_and_round, count in Counter((one.slot_id, one.round) for one in ours).items():
+            assert count <= 1 + self.asked_again[slot_and_round], ours
 
     @invariant()
     def what_the_ledger_says_is_so_and_only_moves_forward(self) -> None:

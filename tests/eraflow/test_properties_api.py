@@ -243,39 +243,86 @@ def test_what_the_tournament_says_is_told_in_one_line_without_keys_and_addresses
 # Addresses that the tournament gives
 
 
+@dataclasses.dataclass(frozen=True)
+class Storage:
+    """A storage that takes everything and gives three bytes, and where nothing listens."""
+
+    server: Server
+    port: str
+    closed: str
+
+    def three_times_asked(self, address: str) -> list[object]:
+        """What comes of a download, of what is read back and of an upload, each at this address of the API's."""
+        address = address.replace("{port}", self.port).replace("{closed}", self.closed)
+        door = door_to(text_of(whole_answer(address)))
+        with tempfile.TemporaryDirectory() as folder:
+            got = said(lambda door: door.download("v5.3/live.parquet", Path(folder, "live.parquet")), door)
+        read = said(lambda door: door.submitted_bytes("s1"), door)
+        return [got, read, said(lambda door: door.upload("a.csv", b"id,prediction\n", MODEL_ID, allowed), door)]
+
+
 @pytest.fixture(scope="module")
-def storage() -> Iterator[str]:
-    """The address of a storage that takes everything and gives three bytes."""
-    with Server(sending(OK + b"Content-Length: 3\r\n\r\nabc")).running() as url:
-        yield url
+def storage() -> Iterator[Storage]:
+    server = Server(sending(OK + b"Content-Length: 3\r\n\r\nabc"))
+    with server.running() as url:
+        yield Storage(server, url.rpartition(":")[2], str(closed_port()))
 
 
-HOSTS = (
+# Of this machine, so that http will do; whether anything listens there is another question.
+OWN_HOSTS = (
     "127.0.0.1:{port}", "localhost:{port}", "127.0.0.1:{closed}", "127.0.0.1:99999", "127.0.0.1:-1", "127.0.0.1:x",
-    "[::1", "[::1]:{closed}", "127.0.0.1:", "me:hidden@127.0.0.1:{port}", "", ":{port}", "127.0.0.1\\:{port}",
+    "[::1]:{closed}", "127.0.0.1:", "LOCALHOST:{port}",
 )  # fmt: skip
-ELSEWHERE = st.text(max_size=12).filter(lambda text: "http" not in text.lower())
-ADDRESSES = ELSEWHERE | st.builds(
-    "{}://{}{}{}".format,
-    st.sampled_from(["http", "HTTP", "ftp", "file", ""]),
-    st.sampled_from(HOSTS),
+# Whoever it is: nobody is asked where they are, and the name and password before the fourth are told to nobody.
+OTHER_HOSTS = (
+    "storage.invalid", "127.0.0.1.invalid:{port}", "127.0.0.2:{port}", "me:hidden@127.0.0.1:{port}", "[::1", "",
+    ":{port}", "127.0.0.1\\:{port}", "0.0.0.0:{port}", "2130706433:{port}", "[::ffff:127.0.0.1]:{port}",
+)  # fmt: skip
+RESTS = st.builds(
+    "{}{}".format,
     st.sampled_from(["/", "?", "#", "/\ud800", "/%", "/%zz?a=\x00", "/\u0660", "/\n", "/ "]),
     st.text(max_size=6) | st.sampled_from(["../../x", "\ud800", "?signature=0123", "9" * 9000]),
 )
+HTTP = st.sampled_from(["http", "HTTP"])
+# With https nothing would answer before its time-out where something listens that speaks no TLS.
+OWN = st.builds("{}://{}{}".format, HTTP, st.sampled_from(OWN_HOSTS), RESTS) | st.builds(
+    "https://{}{}".format, st.sampled_from([host for host in OWN_HOSTS if "{port}" not in host]), RESTS
+)
+OTHER = (
+    st.text(max_size=12).filter(lambda text: "http" not in "".join(text.split()).lower())
+    | st.builds("{}://{}{}".format, HTTP, st.sampled_from(OTHER_HOSTS), RESTS)
+    | st.builds("{}://{}{}".format, st.sampled_from(["ftp", "file", "", "httpx"]), st.sampled_from(OWN_HOSTS), RESTS)
+    | st.builds(
+        "https://{}{}".format, st.sampled_from(["me:hidden@127.0.0.1:{port}", "me@127.0.0.1", "[::1", ""]), RESTS
+    )
+)
+
+
+@settings(max_examples=100)
+@given(OWN)
+def test_any_address_on_this_machine_is_followed_or_refused(storage: Storage, address: str) -> None:
+    got, read, put = storage.three_times_asked(address)
+    assert isinstance(got, EraflowError | transport.Downloaded)
+    assert isinstance(read, EraflowError | bytes)
+    assert put == STORED_AS or isinstance(put, EraflowError)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "LOCALHOST"])
+def test_a_whole_address_on_this_machine_is_followed(host: str, storage: Storage) -> None:
+    got, read, put = storage.three_times_asked(f"http://{host}:{{port}}/x?signature=0123")
+    assert isinstance(got, transport.Downloaded)
+    assert (read, put) == (b"abc", STORED_AS)
 
 
 @settings(max_examples=150)
-@given(ADDRESSES)
-def test_any_address_of_a_file_is_followed_or_refused(storage: str, address: str) -> None:
-    port = storage.rpartition(":")[2]
-    address = address.replace("{port}", port).replace("{closed}", str(closed_port()))
-    door = door_to(text_of(whole_answer(address)))
-    with tempfile.TemporaryDirectory() as folder:
-        got = said(lambda door: door.download("v5.3/live.parquet", Path(folder, "live.parquet")), door)
-    assert isinstance(got, EraflowError | transport.Downloaded)
-    assert isinstance(said(lambda door: door.submitted_bytes("s1"), door), EraflowError | bytes)
-    put = said(lambda door: door.upload("a.csv", b"id,prediction\n", MODEL_ID, allowed), door)
-    assert put == STORED_AS or isinstance(put, EraflowError)
+@given(OTHER)
+def test_any_other_address_is_refused_before_anything_is_sent(storage: Storage, address: str) -> None:
+    before = len(storage.server.heads)
+    for told in storage.three_times_asked(address):
+        assert isinstance(told, EraflowError), told
+        # Half a surrogate pair is no text, so that the whole answer is refused.
+        assert "must be an https address" in told.message or "\ud800" in address
+    assert len(storage.server.heads) == before
 
 
 # Odd answers over a connection

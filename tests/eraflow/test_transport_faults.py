@@ -36,10 +36,24 @@ from tests.eraflow.raw_server import (
 SHIPPED_READ_TIMEOUT_S = transport.READ_TIMEOUT_S  # the tests below are less patient
 
 
+def give_up_after(seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "READ_TIMEOUT_S", seconds)
+    monkeypatch.setattr(transport, "CONNECT_TIMEOUT_S", seconds)
+
+
 @pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "READ_TIMEOUT_S", 0.4)
-    monkeypatch.setattr(transport, "CONNECT_TIMEOUT_S", 0.4)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Enough for any answer of this machine, a handshake of TLS included, however busy it is."""
+    give_up_after(5.0, monkeypatch)
+
+
+@pytest.fixture
+def _impatient(_patient: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For what is waited for in vain."""
+    give_up_after(0.4, monkeypatch)
+
+
+IMPATIENT = pytest.mark.usefixtures("_impatient")
 
 
 # Faults
@@ -77,6 +91,7 @@ def test_a_name_that_is_not_found_means_that_nothing_was_sent(monkeypatch: pytes
         ask("https://api-tournament.example")
 
 
+@IMPATIENT
 def test_a_connection_that_is_not_taken_in_time_means_that_nothing_was_sent() -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=0) as listening, contextlib.ExitStack() as waiting:
         for _ in range(4):  # fill the queue that nobody empties
@@ -91,6 +106,7 @@ def assert_it_may_have_arrived(caught: pytest.ExceptionInfo[EraflowError]) -> No
     assert type(caught.value) is TransientError, "and not NotSentError: the request may have taken effect"
 
 
+@IMPATIENT
 def test_a_server_that_never_answers_is_given_up() -> None:
     with Server(never).running() as url, pytest.raises(TransientError, match="did not answer within") as caught:
         ask(url)
@@ -135,6 +151,7 @@ def test_a_length_that_makes_no_sense_is_a_passing_fault_or_no_length(head: byte
     assert error is None or type(error) is TransientError
 
 
+@IMPATIENT
 def test_a_download_that_stops_in_the_middle_is_given_up() -> None:
     def answer(channel: socket.socket) -> None:
         channel.sendall(OK + b"Content-Length: 100\r\n\r\nsome")
@@ -253,6 +270,7 @@ def test_an_encrypted_connection_that_breaks_after_the_request_may_have_taken_ef
     assert_it_may_have_arrived(caught)
 
 
+@IMPATIENT
 def test_a_server_without_tls_on_an_https_address_is_a_passing_fault() -> None:
     with Server(sending(JSON)).running() as url, pytest.raises(TransientError, match="try again later"):
         ask(url.replace("http:", "https:"))
@@ -273,7 +291,11 @@ FAULTS: dict[str, Callable[[socket.socket], None]] = {
 
 @pytest.mark.parametrize("fault", [*FAULTS, "refused", "not-tls"])
 @pytest.mark.parametrize("send", [ask, fetch, upload])
-def test_no_error_carries_an_address_a_header_or_a_foreign_exception(fault: str, send: Callable[[str], object]) -> None:
+def test_no_error_carries_an_address_a_header_or_a_foreign_exception(
+    fault: str, send: Callable[[str], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if fault in ("never", "not-tls"):
+        give_up_after(0.4, monkeypatch)
     with Server(FAULTS.get(fault, sending(JSON))).running() as url:
         if fault == "refused":
             url = f"http://127.0.0.1:{closed_port()}"
