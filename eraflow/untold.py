@@ -1,12 +1,17 @@
-"""What is not told: keys and addresses, in texts from outside and in what libraries log."""
+"""What is not told: keys and addresses, in texts from outside, in errors and in what libraries log."""
 
 from __future__ import annotations
 
 import logging
+import os
 import re
 import threading
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from eraflow.environment import secrets_in
+from eraflow.errors import EraflowError
 
 
 class _Silence(logging.Filter):
@@ -45,3 +50,27 @@ def without_secrets(text: str, secrets: tuple[str, ...] = ()) -> str:
             text = text.replace(secret, "***")
     text = re.sub(r"https?://\S+", "(address)", text, flags=re.IGNORECASE)
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:300]
+
+
+def unexpected(error: Exception) -> EraflowError:
+    """The error of ours for one that nobody expected."""
+    if isinstance(error, MemoryError) or "can't start new thread" in str(error):
+        return EraflowError(
+            f"there must be more memory for this, however it has run out ({type(error).__name__}); end other programs,"
+            " or choose a smaller feature set or recipe, then run the same again",
+            code="no-memory",
+        )
+    # A library's error may hold whatever it was given.
+    kind, text = type(error).__name__, without_secrets(str(error), secrets_in(os.environ))[:200]
+    return EraflowError(f"unexpected {kind}: {text}; run again with --debug and report it", code="unexpected")
+
+
+def way_to(error: BaseException) -> str:
+    """The way to an error and to those it came of, without their texts."""
+    told, found = "", error
+    while True:
+        told += "".join([f"{type(found).__name__}\n", *traceback.format_tb(found.__traceback__)])
+        origin = found.__cause__ or found.__context__
+        if origin is None:
+            return told
+        found = origin

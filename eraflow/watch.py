@@ -28,6 +28,7 @@ from eraflow.result import RoundResult
 from eraflow.rounds import Round, duration_text, system_now_utc
 from eraflow.store import Store
 from eraflow.tournament import Tournament
+from eraflow.untold import unexpected, way_to
 from eraflow.verdict import counted_text, is_verified, verdict
 from eraflow.weekly_config import AlarmConfig, default_config_file, read_configuration
 
@@ -342,5 +343,5 @@ def _is_over(done: RoundResult | EraflowError) -> bool:
 def _ours(error: Exception) -> EraflowError:
     if isinstance(error, EraflowError):
         return error
-    logger.debug("stopped by", exc_info=error)
-    return EraflowError(f"unexpected {type(error).__name__}: {str(error)[:200]}", code="unexpected")
+    logger.debug("stopped by %s", way_to(error))
+    return unexpected(error)

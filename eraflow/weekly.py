@@ -7,7 +7,6 @@ Read `play`: it is the whole week on a screen. `flows.weekly` runs the same chai
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -18,7 +17,6 @@ from typing import ParamSpec, TypeVar
 
 from eraflow.at_work import at_work
 from eraflow.budget import Budget, unlimited
-from eraflow.environment import secrets_in
 from eraflow.errors import ClosedError, EraflowError, OutOfTimeError
 from eraflow.fallback import NoStandInError, StandIn, stand_in
 from eraflow.files import Files
@@ -46,7 +44,7 @@ from eraflow.steps import (
 from eraflow.store import Store, utc_text
 from eraflow.submission import OVERTAKEN
 from eraflow.tournament import Slot, Tournament
-from eraflow.untold import without_secrets
+from eraflow.untold import unexpected, way_to
 
 logger = logging.getLogger("eraflow")
 
@@ -197,18 +195,6 @@ def _stand_in(
     return found.predicted
 
 
-def _unexpected(error: Exception) -> EraflowError:
-    if isinstance(error, MemoryError) or "can't start new thread" in str(error):
-        return EraflowError(
-            f"there must be more memory for this, however it has run out ({type(error).__name__}); end other programs,"
-            " or choose a smaller feature set or recipe, then run the same again",
-            code="no-memory",
-        )
-    # A library's error may hold whatever it was given.
-    kind, text = type(error).__name__, without_secrets(str(error), secrets_in(os.environ))[:200]
-    return EraflowError(f"unexpected {kind}: {text}; run again with --debug and report it", code="unexpected")
-
-
 class _Week:
     """What a run has come to so far."""
 
@@ -283,8 +269,8 @@ class _Week:
             yield
         except Exception as found:
             # Whatever a driver, a library or Prefect's time-outs raise, it costs these slots and no other.
-            error = found if isinstance(found, EraflowError) else _unexpected(found)
-            logger.debug("stopped by", exc_info=found)
+            error = found if isinstance(found, EraflowError) else unexpected(found)
+            logger.debug("stopped by %s", way_to(found))
             open_slots = [slot for slot in slots if slot not in self.receipts]
             if not open_slots or not self.request.submit:
                 self.error = error

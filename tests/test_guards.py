@@ -83,11 +83,13 @@ def test_a_test_that_never_ends_has_noticed_what_guards_against_hanging(
 ) -> None:
     # A busy machine may take longer than this until the test is at its loop, without which nothing is shown.
     limit_s, reached = 1, copy / "reached"
-    while not reached.exists() and limit_s <= 32:
+    found: Outcome | None = None
+    while limit_s <= 32 and not (found and reached.exists() and (found.noticed or not hangs)):
         limit_s *= 2
         monkeypatch.setattr(mutations, "LIMIT_S", float(limit_s))
         monkeypatch.setattr(mutations, "HUNG_AFTER_S", float(limit_s))
         found = without(copy, "        return False", "        while True: open('reached', 'w').close()", hangs=hangs)
+    assert found
     assert reached.exists()
     assert found.noticed == (f"test_door.py: no end within {limit_s} s" if hangs else "")
     assert found.trouble == ("" if hangs else f"no end within {limit_s} s, which shows nothing")
@@ -106,3 +108,39 @@ def test_what_shows_nothing_is_no_notice(old: str, new: str, told: str, copy: Pa
     found = without(copy, old, new)
     assert found.noticed == ""
     assert told in found.trouble
+
+
+def test_a_test_that_does_not_end_with_the_guard_either_shows_nothing(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mutations, "HUNG_AFTER_S", 1.0)
+    (copy / "test_door.py").write_text("def test_a_key():\n    while True: pass\n")
+    found = without(copy, "key != 1", "False", hangs=True)
+    assert (found.noticed, found.verdict) == ("", "not known")
+    assert (
+        found.trouble == "no end within 1 s, however with the guard in place the tests did not pass in that time either"
+    )
+
+
+def test_an_error_in_a_fixture_is_no_notice(copy: Path) -> None:
+    (copy / "test_door.py").write_text(
+        "import door, pytest\n@pytest.fixture\ndef shut(): assert not door.let_in(2)\ndef test_a_key(shut): pass\n"
+    )
+    found = without(copy, "key != 1", "False")
+    assert (found.noticed, found.verdict) == ("", "not known")
+    assert "no test failed" in found.trouble
+
+
+@pytest.mark.parametrize(
+    ("new", "error"),
+    [("no_such_name", "NameError"), ("__import__('no_such_module')", "ModuleNotFoundError")],
+)
+@pytest.mark.parametrize("caught", [True, False])
+def test_a_program_that_the_change_spoils_is_no_notice(new: str, error: str, caught: bool, copy: Path) -> None:
+    if caught:
+        (copy / "test_door.py").write_text(
+            "import door\ndef test_a_key():\n    try:\n        door.let_in(2)\n    except Exception as error:\n"
+            "        raise AssertionError('shut') from error\n"
+        )
+    found = without(copy, "key != 1", new)
+    assert (found.noticed, found.trouble) == ("", f"test_door.py::test_a_key met a {error}, which shows nothing")

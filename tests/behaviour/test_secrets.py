@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,9 @@ import pytest
 from eraflow.rehearsal import Fault
 from eraflow.rehearsal.core import Core
 from eraflow.result import RoundResult, json_object, summary_text
+from eraflow.watch import watch
 from eraflow.weekly import plain_steps
+from eraflow.weekly_config import AlarmConfig
 from tests.behaviour.week import Week, tree
 
 ECHO = "Bearer <secret_key> of <public_id> may not, see https://storage.invalid/x?signature=0123456789abcdef0123"
@@ -176,7 +179,21 @@ def test_an_error_of_anybodys_inside_a_step_is_told_without_the_keys(
 
     changes: dict[str, Any] = {step: raises}
     broken = dataclasses.replace(plain_steps(), **changes)
-    logging.getLogger("eraflow").setLevel(logging.INFO)
     search.add(week.play(steps=broken))
     assert "RuntimeError" in search.told[0]
+    assert search.found("".join(capfd.readouterr())) == []
+
+
+def test_an_unexpected_error_of_the_watch_tells_no_secret(
+    week: Week, search: Search, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    local = week.local
+
+    def raises(_: object) -> None:
+        raise RuntimeError(f"Authorization: Token {local.public_id}${local.secret_key} {local.url}/x?signature=0123")
+
+    monkeypatch.setattr("eraflow.watch.ask", raises)
+    watched = watch(week.request(), AlarmConfig(), os.environ)
+    assert "unexpected RuntimeError: Authorization: Token ***$*** (address)" in watched.sentence
+    search.told.append(repr(watched))
     assert search.found("".join(capfd.readouterr())) == []
