@@ -110,7 +110,7 @@ def _document(names: list[str], lines: list[str], good: bool) -> str:
         claim=claim,
         every_s=EVERY_S,
         table="\n".join(lines),
-        command=f"`python -m benchmarks.outages{given}`",
+        command=f"`.venv/bin/python -m benchmarks.outages{given}`",
         machine=f"{os.cpu_count()} cores of {_processor()}, {platform.system()}, Python {platform.python_version()}",
         date=f"{datetime.now(UTC):%Y-%m-%d}",
         rounds=len(lines) - len(_head()),

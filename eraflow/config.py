@@ -21,12 +21,15 @@ T = TypeVar("T")
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The table in the file at `path`. Raises `InputError` if it is missing or not TOML."""
+    """The table in the file at `path`. Raises `InputError` if it is missing, cannot be read or is not TOML."""
     try:
         return _loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InputError(f"configuration file {path} does not exist; name one that does") from error
-    except (OSError, ValueError, RecursionError) as error:  # tomllib lets more through than its own error
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise InputError(f"configuration file {path} cannot be read: {why}; name one that can") from error
+    except (ValueError, RecursionError) as error:  # tomllib lets more through than its own error
         raise InputError(f"configuration file {path} cannot be read as TOML: {error}") from error
 
 

@@ -52,7 +52,7 @@ def configuration(case: Case) -> Iterator[Finding]:
 
         make_request(home=case.home, config_file=case.path)
     except EraflowError as error:
-        yield fail("configuration", f"{case.path}: {error.message}", "correct it", error.exit_code)
+        yield fail("configuration", error.message, "correct it", error.exit_code)
         return
     named = ", ".join(f"{slot} = {recipe}" for slot, recipe in found.slots.items())
     yield ok("configuration", f"{case.path}: {named}")

@@ -38,6 +38,7 @@ logger = logging.getLogger("eraflow")
 # A page of a proxy, or bytes flipped on the way, may be whole and yet wrong: fetched again before giving up.
 DAMAGED_TRIES = 3
 IN_USE_S = 24 * 3600.0
+FOLDER_HOLDS = "features.json, train.parquet, validation.parquet and live.parquet"
 # What a recipe with `data.residual_of` needs besides, of the rows that have a target.
 META_MODEL_FILE = "meta_model.parquet"
 BENCHMARK_FILES = ("train_benchmark_models.parquet", "validation_benchmark_models.parquet")
@@ -154,7 +155,7 @@ def adopt_files(folder: Path, store: Store, round_number: int | None, *, benchma
     found = {name: _adopted(folder, name) for name in ("train", "validation", "live")}
     features = folder / "features.json"
     if not features.is_file():
-        raise DataError(f"{features} is missing; the folder must hold features.json and the three parquet files")
+        raise DataError(f"{features} is missing; the folder must hold {FOLDER_HOLDS}")
     check_features(features)
     decoded = store.data_folder("local") / "decoded"
     files = Files(
@@ -216,7 +217,7 @@ def _adopted(folder: Path, stem: str) -> File:
             )
     path = folder / f"{stem}.parquet"
     if not path.is_file():
-        raise DataError(f"{path} is missing; the folder must hold features.json and the three parquet files")
+        raise DataError(f"{path} is missing; the folder must hold {FOLDER_HOLDS}")
     return _file(path)
 
 

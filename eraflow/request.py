@@ -18,7 +18,7 @@ from eraflow.errors import InputError
 from eraflow.recipes import Recipe
 from eraflow.store import utc_text
 from eraflow.variants import EXCLUDES, variant_of
-from eraflow.weekly_config import WeeklyConfig, read_configuration
+from eraflow.weekly_config import CONFIG_FILE, WeeklyConfig, read_configuration
 
 DEFAULT_RECIPE = "era-pearson"
 
@@ -65,19 +65,18 @@ def make_request(
     data_from: Path | None = None,
 ) -> Request:
     """A request from what a command was given. Raises `InputError` for whatever cannot be meant, before any work."""
-    config = read_configuration(config_file).weekly
+    in_file = read_configuration(config_file).weekly
     of_recipe, of_config = _sorted_out(assignments or {})
-    config = override(config, of_config)
+    config = override(in_file, of_config)
     named = dict.fromkeys(slots)
     if empty := [slot for slot in (*named, *config.slots) if not slot.strip()]:
-        raise InputError(f"a slot must be the name of a model of the account, however {empty[0]!r} was given")
+        where = "" if empty[0] in named else f"{config_file or '--set'}: "
+        raise InputError(f"{where}a slot must be the name of a model of the account, however {empty[0]!r} was given")
     if unknown := [slot for slot in named if config.slots and slot not in config.slots and recipe is None]:
         raise InputError(f"slot {unknown[0]} is not in the configuration; add it there, or give --recipe")
     chosen = {s: recipe or config.slots.get(s) or DEFAULT_RECIPE for s in named or config.slots}
     if submit and not chosen:
-        raise InputError(
-            "no slot to submit for; name one with --model, or in a configuration file, or give --no-submit"
-        )
+        raise InputError(f"no slot to submit for; {how_to_name_one(home, config_file)}, or give --no-submit")
     if data_from is not None and not data_from.is_dir():
         raise InputError(f"--data-from must name a folder, however {data_from} is not one")
     if resubmit and not submit:
@@ -94,9 +93,16 @@ def make_request(
         wait_s=wait_s,
         data_from=data_from,
     )
+    _require_recipes(request, in_file)
     for name in [*config.variants, *recipe_names(request)]:
         wanted_recipe(request, name)
     return request
+
+
+def how_to_name_one(home: Path, config_file: Path | None) -> str:
+    """What to do where no slot is named: in which file, or by which flag."""
+    copy = "" if config_file else " (copy deployments/weekly.toml)"
+    return f"name one with --model, or under [slots] of {config_file or home / CONFIG_FILE}{copy}"
 
 
 def _sorted_out(assignments: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
@@ -121,13 +127,31 @@ def wanted_recipe(request: Request, name: str) -> Recipe:
     return override(named_recipe(request.config.variants, name), {**unset, **given})
 
 
+def _require_recipes(request: Request, in_file: WeeklyConfig) -> None:
+    """Raise `InputError` for a variant or a slot whose recipe is none, naming it and the file that it stands in."""
+    config, file = request.config, request.config_file
+    places = [
+        (name, f"variants.{name}", in_file.variants.get(name) == config.variants[name]) for name in config.variants
+    ]
+    if request.recipe is None:
+        places += [(name, f"slot {slot}", in_file.slots.get(slot) == name) for slot, name in config.slots.items()]
+    for name, place, is_of_file in places:
+        try:
+            named_recipe(config.variants, name)
+        except InputError as error:
+            parts = [str(file)] if is_of_file else []
+            parts += [] if place in error.message else [place]
+            raise InputError(": ".join([*parts, error.message])) from error
+
+
 def named_recipe(variants: Mapping[str, Mapping[str, Any]], name: str) -> Recipe:
     """The variant or recipe called `name`. Raises `InputError` for an unknown name or a wrong variant."""
     if name in variants:
         return variant_of(name, variants[name], recipes.get, recipes.RECIPES)
     if name not in recipes.RECIPES:
+        from eraflow.study.candidates import RIVALS
+
         known = [*recipes.RECIPES, *variants]
-        raise InputError(
-            f"a recipe must be one of {', '.join(known)}, however {name!r} was given{nearest(name, known)}"
-        )
+        hint = f"; {' and '.join(RIVALS)} exist in studies only" if name in RIVALS else nearest(name, known)
+        raise InputError(f"a recipe must be one of {', '.join(known)}, however {name!r} was given{hint}")
     return recipes.get(name)

@@ -228,7 +228,7 @@ def _configuration(home: Path, config_file: Path | None, warnings: list[str]) ->
     try:
         return read_configuration(path)
     except EraflowError as error:
-        warnings.append(f"{path}: {error.message}")
+        warnings.append(error.message)
         return None
 
 

@@ -69,7 +69,7 @@ def way_to(error: BaseException) -> str:
     """The way to an error and to those it came of, without their texts."""
     told, found = "", error
     while True:
-        told += "".join([f"{type(found).__name__}\n", *traceback.format_tb(found.__traceback__)])
+        told += "".join([f"traceback of {type(found).__name__}:\n", *traceback.format_tb(found.__traceback__)])
         origin = found.__cause__ or found.__context__
         if origin is None:
             return told

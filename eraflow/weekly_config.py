@@ -21,7 +21,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from eraflow.config import build, read_toml
 from eraflow.errors import InputError
 from eraflow.rounds import Round
-from eraflow.store import STATE_FILE
+from eraflow.store import STATE_FILE, safe_name
 from eraflow.submission import SubmissionConfig
 
 CONFIG_FILE = "weekly.toml"
@@ -128,6 +128,14 @@ class WeeklyConfig:
     submission: SubmissionConfig = field(default_factory=SubmissionConfig)
     fallback: FallbackConfig = field(default_factory=FallbackConfig)
 
+    def __post_init__(self) -> None:
+        try:
+            safe_name(self.data_version)
+        except InputError:
+            raise ValueError(
+                f"data_version must be the name of one folder, as v5.3, however {self.data_version!r} was given"
+            ) from None
+
     def against(self, *, cut: bool, data_version: str | None, age_s: float, spearman_mean: float | None) -> str | None:
         """Why a model that tells this of itself may not stand in for a fresh one; None if it may."""
         age_weeks = age_s / WEEK_S
@@ -157,8 +165,8 @@ class Configuration(WeeklyConfig):
 def read_configuration(path: Path | None) -> Configuration:
     """The configuration in the file at `path`, or all defaults without one.
 
-    Raises `InputError` naming the dotted path of what is wrong; of alarms never with the value, which may be an
-    address with a password.
+    Raises `InputError` naming the file and the dotted path of what is wrong; of alarms never with the value, which may
+    be an address with a password.
     """
     if path is None:
         return Configuration()
@@ -168,8 +176,8 @@ def read_configuration(path: Path | None) -> Configuration:
     except InputError as error:
         what, however, _ = error.message.partition(", however ")
         if not (however and re.match(r"alarm\b", what)):
-            raise
-        problem = InputError(f"{what}, however it is not; what was given is not shown, as it may be a secret")
+            raise InputError(f"{path}: {error.message}") from error
+        problem = InputError(f"{path}: {what}, however it is not; what was given is not shown, as it may be a secret")
     raise problem
 
 

@@ -12,7 +12,6 @@ import logging
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,9 +19,11 @@ from typing import Any, NoReturn
 from eraflow import __version__
 from eraflow.errors import EraflowError, InputError
 from eraflow.progress import LineHandler
-from flows.terminal import complain, show
+from eraflow.untold import unexpected, way_to
+from flows.terminal import complain, elsewhere, show
 
 EXIT_INTERRUPTED = 130
+ALL_SLOTS = "(repeatable; default: all slots of the configuration)"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -43,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.umask(0o077)  # what is written is its owner's alone, in a home that was there with another mode too
     try:
         _refuse_foreign_packages()
-        options = _parser().parse_args(given)
+        options = _parsed(given)
         _show_log(options)
         if options.unattended:
             _load_environment_file()
@@ -55,16 +56,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         complain("interrupted; run the same command again to go on where it stopped")
         return EXIT_INTERRUPTED
     except Exception as error:
-        wrapped = EraflowError(
+        if debug:
+            complain(way_to(error))
+            return _failed(unexpected(error), as_json, debug=False)
+        told = EraflowError(
             f"unexpected {type(error).__name__}; run again with --debug and report it", code="unexpected"
         )
-        return _failed(wrapped, as_json, debug)
+        return _failed(told, as_json, debug)
+
+
+def _parsed(given: Sequence[str]) -> argparse.Namespace:
+    options, surplus = _parser().parse_known_args(given)
+    if surplus:  # argparse itself would name the help of `eraflow`, which has none of the command's flags
+        raise InputError(f"unrecognized arguments: {' '.join(surplus)}; see eraflow {options.command} --help")
+    return options
 
 
 def _failed(error: EraflowError, as_json: bool, debug: bool) -> int:
     if debug:
-        traceback.print_exc()
-    complain(error.message)
+        complain(way_to(error))
+    complain(error.message + elsewhere(error.code))
     if as_json:
         show(json.dumps({"rounds": [], "error": {"code": error.code, "message": error.message}}))
     return error.exit_code
@@ -104,7 +115,12 @@ def _refuse_foreign_packages() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="eraflow", description="Weekly submissions to the Numerai tournament, verified and on time.")
+    parser = _Parser(
+        prog="eraflow",
+        description="Weekly submissions to the Numerai tournament, verified and on time.",
+        epilog="Exit codes: 0 done, 2 wrong input, 3 the tournament refuses or is closed, 4 credentials, 5 data failed"
+        " verification, 1 anything else; 130 or 143 where a signal stopped it. `eraflow COMMAND --help` lists flags.",
+    )
     parser.add_argument("--version", action="version", version=f"eraflow {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
     _add_rehearse(commands)
@@ -132,12 +148,11 @@ def _add_rehearse(commands: Any) -> None:
     parser = _command(
         commands, "rehearse", _rehearse, "play a whole weekly round against a local tournament; needs no keys"
     )
-    _add_round_flags(parser)
+    _add_round_flags(parser, recipe="simple-mlp", slots="rehearsal_one")
     parser.add_argument(
         "--data-from", type=_path, metavar="FOLDER", help="use these files (v5.3 layout) instead of a market"
     )
-    parser.add_argument("--rows", type=int, metavar="N", help="rows of the synthetic market's training data")
-    parser.add_argument("--features", type=int, metavar="N", help="features of the synthetic market")
+    _add_market_flags(parser)
     parser.add_argument("--rounds", type=int, default=1, metavar="N", help="how many weeks to play (default 1)")
     parser.add_argument("--faults", type=int, metavar="SEED", help="break things on the way, reproducibly")
 
@@ -168,7 +183,7 @@ def _add_submit_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-submit", action="store_true", help="stop before anything is sent")
     parser.add_argument("--resubmit", action="store_true", help="replace a submission that is already there")
     parser.add_argument(
-        "--wait", type=float, default=0.0, metavar="MINUTES", help="how long to wait for the round to open"
+        "--wait", type=float, default=0.0, metavar="MINUTES", help="how long to wait for the round to open (default 0)"
     )
 
 
@@ -194,7 +209,8 @@ def _add_care(commands: Any) -> None:
     parser.add_argument(
         "--check",
         action="store_true",
-        help="for a timer of the operating system: if not, exit 1, raise the alarm and start the round",
+        help="for a timer of the operating system: where a slot is not verified, raise the alarm, play the round and"
+        " exit 1",
     )
 
     parser = _command(commands, "doctor", care.doctor, "is this machine fit for it?", unattended=True)
@@ -204,7 +220,7 @@ def _add_care(commands: Any) -> None:
 
     parser = _command(commands, "scores", care.scores, "collect and show what past rounds scored", unattended=True)
     _add_config(parser)
-    parser.add_argument("--model", action="append", default=[], metavar="SLOT", help="only this slot (repeatable)")
+    parser.add_argument("--model", action="append", default=[], metavar="SLOT", help=f"only this slot {ALL_SLOTS}")
 
 
 def _add_study(commands: Any) -> None:
@@ -214,13 +230,27 @@ def _add_study(commands: Any) -> None:
     command_study.add_flags(parser)
 
 
-def _add_round_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--recipe", metavar="NAME", help="the recipe for the slots named (see `eraflow recipes`)")
+def _add_round_flags(parser: argparse.ArgumentParser, *, recipe: str = "", slots: str = "") -> None:
+    """The flags of every round; `recipe` and `slots` are the defaults where no configuration says them."""
+    of_file = ", in place of the configuration's (default: the configuration's, else era-pearson)"
     parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a part, as training.epochs=6"
+        "--recipe",
+        metavar="NAME",
+        help=f"the recipe of every slot played{f' (default {recipe})' if recipe else of_file}; see `eraflow recipes`",
     )
     parser.add_argument(
-        "--model", action="append", default=[], metavar="SLOT", help="a slot to submit for (repeatable)"
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override a part of the recipes or the configuration, as training.epochs=6 (repeatable)",
+    )
+    parser.add_argument(
+        "--model",
+        action="append",
+        default=[],
+        metavar="SLOT",
+        help=f"a slot to submit for {f'(repeatable; default {slots})' if slots else ALL_SLOTS}",
     )
 
 
@@ -234,9 +264,17 @@ def _add_tournament(commands: Any) -> None:
         "--data-from", type=_path, metavar="FOLDER", help="serve these files instead of a synthetic market"
     )
     parser.add_argument("--every", type=float, metavar="S", help="open a round each S seconds instead of each Saturday")
-    parser.add_argument("--window", type=float, metavar="S", help="and leave it open for S seconds")
-    parser.add_argument("--rows", type=int, metavar="N", help="rows of the synthetic market's training data")
-    parser.add_argument("--features", type=int, metavar="N", help="features of the synthetic market")
+    parser.add_argument(
+        "--window", type=float, metavar="S", help="and leave it open for S seconds (default: three quarters of --every)"
+    )
+    _add_market_flags(parser)
+
+
+def _add_market_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--rows", type=int, metavar="N", help="rows of the synthetic market's training data (default 50000)"
+    )
+    parser.add_argument("--features", type=int, metavar="N", help="features of the synthetic market (default 40)")
 
 
 def _port(text: str) -> int:
@@ -253,7 +291,7 @@ def _path(text: str) -> Path:
 
 def _add_recipes(commands: Any) -> None:
     parser = _command(commands, "recipes", _recipes, "what a recipe resolves to, every value")
-    parser.add_argument("name", nargs="?", metavar="NAME")
+    parser.add_argument("name", nargs="?", metavar="NAME", help="the recipe to show (default: list them all)")
 
 
 def _weekly(options: argparse.Namespace) -> int:
@@ -315,10 +353,10 @@ def _show_rounds(results: Sequence[Any], options: argparse.Namespace) -> int:
 
     for result in results:
         if result.error:
-            complain(result.error["message"])
+            complain(result.error["message"] + elsewhere(result.error["code"]))
         for receipt in result.receipts:
             if receipt.error_message and not result.error:
-                complain(f"slot {receipt.slot}: {receipt.error_message}")
+                complain(f"slot {receipt.slot}: {receipt.error_message}{elsewhere(receipt.error_code)}")
     if options.json:
         document: dict[str, Any] = {"rounds": [json_object(result) for result in results]}
         errors = [entry["error"] for entry in document["rounds"] if "error" in entry]
@@ -332,10 +370,11 @@ def _show_rounds(results: Sequence[Any], options: argparse.Namespace) -> int:
 
 
 def _tournament(options: argparse.Namespace) -> int:
+    from flows.home import usable
     from flows.rehearse import serve_tournament
 
     return serve_tournament(
-        options.home,
+        usable(options.home, "give --home a folder that can"),
         options.port,
         options.data_from,
         show=show,
@@ -350,6 +389,7 @@ def _tournament(options: argparse.Namespace) -> int:
 def _recipes(options: argparse.Namespace) -> int:
     from eraflow import recipes
     from eraflow.config import to_table
+    from eraflow.request import named_recipe
 
     if options.name is None:
         if options.json:
@@ -358,6 +398,6 @@ def _recipes(options: argparse.Namespace) -> int:
             for name, make in recipes.RECIPES.items():
                 show(f"{name:16} {(make.__doc__ or '').splitlines()[0]}")
         return 0
-    recipe = recipes.get(options.name)
+    recipe = named_recipe({}, options.name)
     show(json.dumps(to_table(recipe)) if options.json else recipes.describe(recipe))
     return 0

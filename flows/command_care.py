@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.terminal import complain, show
+from flows.terminal import complain, elsewhere, show
 
 if TYPE_CHECKING:
     from eraflow.status import Seen, Status
@@ -42,8 +42,18 @@ def status(options: argparse.Namespace) -> int:
     home = default_home(os.environ)
     if options.watch:
         return _watch(home, options)
-    show(_shown(look(home, os.environ, options.config), options))
+    show(_shown(_with_home(look(home, os.environ, options.config), home), options))
     return 0
+
+
+def _with_home(found: Status, home: Path) -> Status:
+    """`found` with a warning where nothing could be kept in the home, which looking at it does not show."""
+    from dataclasses import replace
+
+    from flows.home import OF_THE_ENVIRONMENT, against
+
+    why = against(home)
+    return replace(found, warnings=(f"{why}; {OF_THE_ENVIRONMENT}", *found.warnings)) if why else found
 
 
 def doctor(options: argparse.Namespace) -> int:
@@ -83,7 +93,7 @@ def scores(options: argparse.Namespace) -> int:
     try:
         found = collect(store.home, slots)
     except TransientError as error:
-        complain(f"{error.message}; this is what was collected before")
+        complain(f"{error.message}{elsewhere(error.code)}; this is what was collected before")
         kept = Ledger(store.ledger_path, Tournament.from_environment().url).scores()
         found, code = [score for score in kept if score.slot in slots], error.exit_code
     chart = store.home / "scores.png"
@@ -97,12 +107,15 @@ def scores(options: argparse.Namespace) -> int:
 
 
 def _configured_slots(home: Path, config_file: Path | None) -> Mapping[str, str]:
-    from eraflow.errors import InputError
     from eraflow.weekly_config import default_config_file, read_configuration
 
-    slots = read_configuration(config_file or default_config_file(home)).slots
+    path = config_file or default_config_file(home)
+    slots = read_configuration(path).slots
     if not slots:
-        raise InputError("no slot whose scores to collect; name one with --model, or in a configuration file")
+        from eraflow.errors import InputError
+        from eraflow.request import how_to_name_one
+
+        raise InputError(f"no slot whose scores to collect; {how_to_name_one(home, path)}")
     return slots
 
 
@@ -154,7 +167,7 @@ def _watched(
         started = time.monotonic()
         if seen is None or started - asked_at_s >= ASKED_EACH_S:
             seen, asked_at_s = see(os.environ), started
-        found = look(home, os.environ, options.config, seen)
+        found = _with_home(look(home, os.environ, options.config, seen), home)
         put(found, _shown(found, options))
         stopped.wait(max(0.1, REDRAWN_EACH_S - (time.monotonic() - started)))
 

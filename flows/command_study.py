@@ -23,34 +23,68 @@ if TYPE_CHECKING:
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of the command; what a file says they replace."""
-    parser.add_argument("file", nargs="?", type=Path, metavar="FILE", help="the study as TOML; flags replace its parts")
+    parser.add_argument(
+        "file",
+        nargs="?",
+        type=Path,
+        metavar="FILE",
+        help="the study as TOML (default: every part's default); flags replace its parts",
+    )
     parser.add_argument(
         "--data-from",
         type=Path,
         metavar="FOLDER",
         help="train.parquet, validation.parquet, features.json (default: what the last weekly round downloaded)",
     )
-    parser.add_argument("--recipes", metavar="A,B,...", help="what is compared, the baseline first")
-    parser.add_argument("--seeds", type=int, metavar="N", help="of each recipe")
-    parser.add_argument("--target", metavar="NAME", help="in place of each recipe's own")
-    parser.add_argument("--feature-set", metavar="NAME", help="in place of each recipe's own")
-    parser.add_argument("--chunk-eras", type=int, metavar="N", help="eras that one fold validates")
-    parser.add_argument("--folds", type=int, metavar="N", help="folds, counted back from the last era")
-    parser.add_argument("--purge-eras", type=int, metavar="N", help="in place of what the target's horizon asks for")
-    parser.add_argument("--horizon-eras", type=int, metavar="N", help="eras a target reaches over, for intervals")
-    parser.add_argument("--reserved-from", type=int, metavar="ERA", help="no fold touches this era or a later one")
+    parser.add_argument(
+        "--recipes",
+        metavar="A,B,...",
+        help="what is compared, the baseline first (default simple-mlp,era-pearson,ridge,lightgbm)",
+    )
+    parser.add_argument("--seeds", type=int, metavar="N", help="of each recipe that has chance in it (default 3)")
+    parser.add_argument("--target", metavar="NAME", help="in place of each recipe's own (default target_ender_60)")
+    parser.add_argument(
+        "--feature-set", metavar="NAME", help="in place of each recipe's own (default: each recipe's own)"
+    )
+    parser.add_argument("--chunk-eras", type=int, metavar="N", help="eras that one fold validates (default 156)")
+    parser.add_argument(
+        "--folds", type=int, metavar="N", help="folds, counted back from the last era (default: all that there are)"
+    )
+    parser.add_argument(
+        "--purge-eras",
+        type=int,
+        metavar="N",
+        help="eras left out before a fold (default: what the target's horizon asks for)",
+    )
+    parser.add_argument(
+        "--horizon-eras",
+        type=int,
+        metavar="N",
+        help="eras a target reaches over, for intervals (default: 4 or 12, by the target's name)",
+    )
+    parser.add_argument(
+        "--reserved-from", type=int, metavar="ERA", help="no fold touches this era or a later one (default: none)"
+    )
     parser.add_argument("--reserve", action="store_true", help="validate the reserved eras and them alone, once")
     parser.add_argument(
         "--payout-of", type=int, metavar="ROUND", help="ask the tournament for the multipliers of this round"
     )
-    parser.add_argument("--runner", choices=("in turn", "process", "dask"), help="how units of work are run")
-    parser.add_argument("--workers", type=int, metavar="N", help="units at once, each with its share of the cores")
+    parser.add_argument(
+        "--runner",
+        choices=("in turn", "process", "dask"),
+        help='how units of work are run: process, dask or, with the quotes, "in turn" (default)',
+    )
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="units at once, each with its share of the cores (default 1)"
+    )
     parser.add_argument(
         "--references",
         action="store_true",
         help="first bring the meta model and the benchmark models of the data that were downloaded",
     )
-    parser.add_argument("--benchmark", metavar="COLUMN", help="of the benchmark models' files, for BMC")
+    parser.add_argument(
+        "--benchmark", metavar="COLUMN", help="of the benchmark models' files, for BMC (default v53_lgbm_ender60)"
+    )
 
 
 def study(options: argparse.Namespace) -> int:
@@ -94,19 +128,21 @@ def _planned(options: argparse.Namespace) -> Study:
 
 def _installed(config: StudyConfig, *, asked: bool) -> StudyConfig:
     """`config`, unless it needs an extra that is not installed; LightGBM is left out where nobody `asked` for it."""
+    from eraflow.study.boosting import how_to_install
+
     if config.runner == "dask" and find_spec("prefect_dask") is None:
         raise InputError(
-            'runner = "dask" needs prefect-dask, however it is not installed; pip install'
-            " 'eraflow[dask]', or choose another runner"
+            f'runner = "dask" needs prefect-dask, however it is not installed; {how_to_install("dask")}, or choose'
+            " another runner"
         )
     if "lightgbm" not in config.recipes or find_spec("lightgbm") is not None:
         return config
     if asked:
         raise InputError(
-            "the recipe lightgbm needs LightGBM, however it is not installed; pip install 'eraflow[lightgbm]', or"
-            " leave it out"
+            "the recipe lightgbm needs LightGBM, however it is not installed;"
+            f" {how_to_install('lightgbm')}, or leave it out"
         )
-    complain("lightgbm is left out, because LightGBM is not installed: pip install 'eraflow[lightgbm]'")
+    complain(f"lightgbm is left out, because LightGBM is not installed; {how_to_install('lightgbm')}")
     return replace(config, recipes=tuple(name for name in config.recipes if name != "lightgbm"))
 
 

@@ -6,6 +6,8 @@ import contextlib
 import os
 import sys
 
+from eraflow.errors import TransientError
+
 
 def show(text: str) -> None:
     """Print to standard output."""
@@ -13,6 +15,11 @@ def show(text: str) -> None:
         print(text, flush=True)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def elsewhere(code: str | None) -> str:
+    """What to add to the text of the error `code`: it may come from an address that the user has set and forgotten."""
+    return " (ERAFLOW_API_URL is set)" if code == TransientError.code and os.environ.get("ERAFLOW_API_URL") else ""
 
 
 def complain(message: str) -> None:

@@ -8,13 +8,15 @@ from __future__ import annotations
 import logging
 import os
 
+from eraflow.errors import StorageError
 from eraflow.progress import for_this_terminal
 from eraflow.request import Request
-from eraflow.result import RoundResult
+from eraflow.result import RoundResult, error_entry
 from eraflow.store import Store
-from eraflow.tell import tell
+from eraflow.tell import alarm_config, tell
 from eraflow.weekly import is_ours, plain_steps, play
 from flows import prefect_home
+from flows.home import usable
 
 logger = logging.getLogger("eraflow")
 
@@ -22,8 +24,13 @@ logger = logging.getLogger("eraflow")
 def run_weekly(request: Request) -> RoundResult:
     """Play the round under Prefect; if Prefect fails before the round is over, play it without.
 
-    Playing twice is harmless: the ledger and the tournament are asked before anything is sent.
+    Playing twice is harmless: the ledger and the tournament are asked before anything is sent. Without a home that can
+    be written to there is no ledger, so nothing is played.
     """
+    try:
+        usable(request.home)
+    except StorageError as error:
+        return _refused(request, error)
     results: list[RoundResult] = []
     failure = ""
     try:
@@ -41,6 +48,14 @@ def run_weekly(request: Request) -> RoundResult:
         logger.warning("Prefect failed (%s); the round goes on without it", failure or "as the errors say")
         result = play(request, plain_steps(for_this_terminal()))
     tell(request, result)
+    return result
+
+
+def _refused(request: Request, error: StorageError) -> RoundResult:
+    """A round that was not begun, because there is nowhere to keep what was sent; who is to be told is told."""
+    result = RoundResult(round=None, error=error_entry(error))
+    if alarm_config(request).urls:
+        tell(request, result)
     return result
 
 

@@ -14,11 +14,15 @@ from tests.conftest import ROOT
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def commands() -> list[str]:
+def parsers() -> dict[str, argparse.ArgumentParser]:
     actions = _parser()._subparsers
     assert actions is not None
     found = next(action for action in actions._actions if isinstance(action, argparse._SubParsersAction))
-    return sorted(found.choices)
+    return dict(found.choices)
+
+
+def commands() -> list[str]:
+    return sorted(parsers())
 
 
 def test_every_command_is_documented_and_every_documented_command_exists() -> None:
@@ -31,8 +35,11 @@ def test_every_command_has_a_description_and_help_for_each_flag(capsys: pytest.C
             _parser().parse_args([name, "--help"])
         assert ended.value.code == 0
         shown = capsys.readouterr().out
-        assert "--json" in shown
         assert re.search(r"\n\n\w.+\n", shown)
+        for action in parsers()[name]._actions:
+            for given in action.option_strings or [str(action.metavar)]:
+                assert re.search(rf"^  .*{given}\b.*(\n  )? +\w", shown, re.M), f"{name} {given} is not listed"
+                assert action.help, f"{name} {given} has no help"
 
 
 def test_every_file_of_the_tree_exists() -> None:
@@ -51,8 +58,15 @@ def test_every_file_of_the_tree_exists() -> None:
 def test_every_linked_file_exists() -> None:
     for target in re.findall(r"\]\((?!http)([^)]+)\)", README):
         assert (ROOT / target).is_file(), target
-    for script in re.findall(r"python (\w+/\w+\.py)", README):
-        assert (ROOT / script).is_file(), script
+
+
+def test_every_benchmark_that_is_named_exists_and_says_in_which_environment_it_runs() -> None:
+    named = re.findall(r"([^` ]*)python (-m )?benchmarks[./](\w+)", README)
+    assert len(named) >= 8
+    for environment, flag, script in named:
+        assert environment in (".venv/bin/", ".venv-bench/bin/"), script
+        assert flag, f"{script} is named by its path"
+        assert (ROOT / "benchmarks" / f"{script}.py").is_file(), script
 
 
 def test_the_recipes_that_are_named_exist() -> None:

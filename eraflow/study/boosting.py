@@ -31,6 +31,11 @@ class BoostingConfig:
     """Features drawn for each tree."""
 
 
+def how_to_install(extra: str) -> str:
+    """How one of the optional extras comes in: from the checkout, in the versions that are tested."""
+    return f"in the checkout run .venv/bin/pip install --constraint constraints.txt -e '.[{extra}]'"
+
+
 def fit_boosting(
     rows: Rows, config: BoostingConfig, seed: int, *, progress: Progress = silent, stage: str = "train"
 ) -> Any:
@@ -105,7 +110,7 @@ def _library() -> Any:
         import lightgbm
     except (ImportError, OSError) as error:  # OSError: the system lacks libgomp
         raise InputError(
-            f"the recipe lightgbm needs LightGBM, however it cannot be imported ({error}); pip install"
-            " 'eraflow[lightgbm]', or leave the recipe out"
+            f"the recipe lightgbm needs LightGBM, however it cannot be imported ({error});"
+            f" {how_to_install('lightgbm')}, or leave the recipe out"
         ) from error
     return lightgbm

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -127,6 +128,18 @@ def test_without_keys_nothing_that_needs_them_is_sent(monkeypatch: pytest.Monkey
     with pytest.raises(CredentialsError, match="set NUMERAI_PUBLIC_ID and NUMERAI_SECRET_KEY") as caught:
         Queries(URL, None, Clock()).send("query { x }", authorization=True)
     assert caught.value.code == "no-keys"
+
+
+def test_without_keys_it_is_said_where_they_are_made_and_kept_and_what_needs_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ERAFLOW_HOME", str(tmp_path))
+    with pytest.raises(CredentialsError) as caught:
+        Queries(URL, None, Clock()).require_keys()
+    assert caught.value.message == (
+        "this needs the account's keys; make them at numer.ai, and set NUMERAI_PUBLIC_ID and NUMERAI_SECRET_KEY or"
+        f" write both into {tmp_path}/eraflow.env (chmod 600); `eraflow rehearse` needs none"
+    )
 
 
 def test_even_a_refusal_sets_the_clock_right(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,6 +87,7 @@ def test_a_wrong_configuration_is_found(case: Case, config: str, state: str, tex
     finding = only(doctor_account.configuration, changed(case, config=config))
     assert (finding.state, finding.exit_code) == (state, 2 if state == "fail" else 0)
     assert text in finding.found
+    assert finding.found.count(str(case.home / "weekly.toml")) == 1, "it is named once"
     assert finding.do
 
 

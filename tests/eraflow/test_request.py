@@ -94,7 +94,9 @@ def test_one_request_never_changes_the_next() -> None:
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ({}, "no slot to submit for; name one with --model, or in a configuration file, or give --no-submit"),
+        ({}, r"no slot to submit for; name one with --model, or under \[slots\] of /home/weekly\.toml"
+             r" \(copy deployments/weekly\.toml\), or give --no-submit"),
+        ({"slots": ["one"], "recipe": "ridge"}, "'ridge' was given; ridge and lightgbm exist in studies only"),
         ({"slots": ["one"], "recipe": "best"}, "a recipe must be one of simple-mlp, .*, however 'best' was given"),
         ({"slots": ["one"], "resubmit": True, "submit": False}, "--resubmit and --no-submit exclude each other"),
         ({"slots": ["one"], "assignments": {"trainig.epochs": "6"}},
@@ -126,10 +128,26 @@ def test_a_slot_that_the_configuration_does_not_name_is_a_typo(config_file: Path
         asked(config_file=config_file, slots=["frist"])
 
 
-def test_a_recipe_that_the_configuration_misspells_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "weekly.toml").write_text('[slots]\none = "simple-mpl"\n')
-    with pytest.raises(InputError, match="however 'simple-mpl' was given"):
-        asked(config_file=tmp_path / "weekly.toml")
+def test_a_recipe_that_the_configuration_misspells_is_refused_by_its_file_and_slot(tmp_path: Path) -> None:
+    path = tmp_path / "weekly.toml"
+    path.write_text('[slots]\none = "simple-mlp"\ntwo = "simple-mpl"\n')
+    with pytest.raises(InputError, match=rf"^{path}: slot two: a recipe must be .* however 'simple-mpl' was given"):
+        asked(config_file=path)
+
+
+def test_a_recipe_that_a_flag_misspells_is_no_fault_of_the_file(config_file: Path) -> None:
+    with pytest.raises(InputError, match=r"^a recipe must be one of"):
+        asked(config_file=config_file, recipe="simple-mpl")
+    with pytest.raises(InputError, match=r"^slot second: a recipe must be one of"):
+        asked(config_file=config_file, assignments={"slots.second": "simple-mpl"})
+
+
+def test_a_configuration_without_slots_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "my.toml"
+    path.write_text("[slots]\n")
+    told = rf"no slot to submit for; name one with --model, or under \[slots\] of {path}, or give --no-submit"
+    with pytest.raises(InputError, match=told):
+        asked(config_file=path)
 
 
 def test_a_request_shows_no_secret_because_it_holds_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,8 +157,12 @@ def test_a_request_shows_no_secret_because_it_holds_none(monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("slot", ["", "  "])
 def test_a_slot_without_a_name_is_refused(slot: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="must be the name of a model"):
+    with pytest.raises(InputError, match=r"^a slot must be the name of a model"):
         make_request(home=tmp_path, slots=[slot])
+    path = tmp_path / "weekly.toml"
+    path.write_text(f'[slots]\n"{slot}" = "simple-mlp"\n')
+    with pytest.raises(InputError, match=rf"^{path}: a slot must be the name of a model"):
+        make_request(home=tmp_path, config_file=path)
 
 
 def test_epochs_take_the_place_of_steps_and_steps_of_epochs(tmp_path: Path) -> None:
@@ -183,12 +205,16 @@ def test_a_slot_may_have_a_variant_of_a_recipe(tmp_path: Path) -> None:
         ('"era-pearson"', '"era-person"', r"'era-person' was given; did you mean era-pearson\?"),
         ('recipe = "era-pearson"', "", r"variants\.small\.recipe must name the recipe that it changes"),
         ("variants.small", "variants.simple-mlp", r"variants\.simple-mlp must have a name of its own"),
-        ('"era-pearson"', '"small"', r"a recipe must be one of simple-mlp, .*, however 'small' was given"),
+        (
+            '"era-pearson"',
+            '"small"',
+            r"variants\.small: a recipe must be one of simple-mlp, .*, however 'small' was given",
+        ),
         ('"small"', '"smal"', r"'smal' was given; did you mean small\?"),
     ],
 )
 def test_a_variant_that_means_nothing_is_refused_before_any_work(old: str, new: str, told: str, tmp_path: Path) -> None:
     path = tmp_path / "weekly.toml"
     path.write_text(VARIANT.replace(old, new, 1))
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=rf"^{path}: .*{told}"):
         make_request(home=tmp_path, config_file=path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import traceback
@@ -30,18 +31,27 @@ def written(tmp_path: Path, text: str) -> Path:
     ("text", "said"),
     [
         ('[schedule]\ntime_zone = ""\n', r"schedule.time_zone must name a time zone, .* however '' was given"),
-        ('[schedule]\ntime_zone = "Mars/Olympus"\n', "time_zone must name a time zone"),
+        ('[schedule]\ntime_zone = "Mars/Olympus"\n', "schedule.time_zone must name a time zone"),
         ('[schedule]\nweekly = ["61 * * * *"]\n', r"schedule.weekly must hold five-field crons, however '61 \* \* \*"),
         ('[schedule]\ndaily = "58 11 * * 2-5"\n', "schedule.daily must be a list"),
         ("[fallback]\nmax_age_weeks = -1\n", "fallback.max_age_weeks must be 0 or more"),
         ("[fallback]\nmax_age = 1\n", "unknown key fallback.max_age; did you mean max_age_weeks"),
         ("[alarm]\nurls = [1]\n", r"alarm.urls\[0\] must be text"),
         ("[alarm]\nurl = []\n", "unknown key alarm.url; did you mean urls"),
+        ("[submission]\nlates = 1\n", "unknown key submission.lates; did you mean late"),
+        (
+            'data_version = "../v5.3"\n',
+            r"data_version must be the name of one folder, as v5.3, however '\.\./v5.3' was",
+        ),
+        ('data_version = "/v5.3"\n', "data_version must be the name of one folder"),
+        ('data_version = ".."\n', "data_version must be the name of one folder"),
+        ('data_version = ""\n', "data_version must be the name of one folder"),
     ],
 )
-def test_what_is_wrong_is_refused_by_its_path(tmp_path: Path, text: str, said: str) -> None:
-    with pytest.raises(InputError, match=said):
-        read_configuration(written(tmp_path, text))
+def test_what_is_wrong_is_refused_by_its_file_and_its_path(tmp_path: Path, text: str, said: str) -> None:
+    path = written(tmp_path, text)
+    with pytest.raises(InputError, match=rf"^{re.escape(str(path))}: {said}"):
+        read_configuration(path)
 
 
 @pytest.mark.parametrize(

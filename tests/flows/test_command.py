@@ -15,9 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from eraflow import __version__, recipes
-from eraflow.errors import InputError
-from flows import command
+from eraflow import __version__, recipes, request
+from eraflow.errors import EXIT_DONE, EraflowError, InputError, TransientError
+from eraflow.rehearsal import MarketConfig
+from eraflow.study.config import StudyConfig
+from flows import command, rehearse
 from flows.command import main
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -57,6 +59,43 @@ def test_every_command_is_listed_and_none_that_does_not_exist(capsys: pytest.Cap
     assert tuple(re.findall(r"^    (\w+)\b", capsys.readouterr().out, re.MULTILINE)) == COMMANDS
 
 
+def test_the_help_tells_every_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    _, _, told = capsys.readouterr().out.partition("Exit codes: ")
+    kinds, found = [EraflowError], {command.EXIT_INTERRUPTED, 128 + signal.SIGTERM, EXIT_DONE}
+    while kinds:
+        kind = kinds.pop()
+        found.add(kind.exit_code)
+        kinds += kind.__subclasses__()
+    assert {int(code) for code in re.findall(r"\b\d+\b", told)} == found
+
+
+@pytest.mark.parametrize(
+    ("name", "flag", "default"),
+    [
+        ("rehearse", "--recipe", rehearse.DEFAULT_RECIPE),
+        ("rehearse", "--model", *rehearse.DEFAULT_SLOTS),
+        ("rehearse", "--rows", MarketConfig().train_eras * MarketConfig().rows_per_era),
+        ("tournament", "--features", MarketConfig().features),
+        ("weekly", "--recipe", request.DEFAULT_RECIPE),
+        ("daily", "--wait", 0),
+        ("study", "--recipes", ",".join(StudyConfig().recipes)),
+        ("study", "--seeds", StudyConfig().seeds),
+        ("study", "--target", StudyConfig().target),
+        ("study", "--chunk-eras", StudyConfig().folds.chunk_eras),
+        ("study", "--runner", f'"{StudyConfig().runner}"'),
+        ("study", "--workers", StudyConfig().workers),
+        ("study", "--benchmark", StudyConfig().benchmark),
+    ],
+)
+def test_the_help_tells_the_default_that_is_used(name: str, flag: str, default: object) -> None:
+    actions = command._parser()._actions
+    parser = next(a for a in actions if isinstance(a, argparse._SubParsersAction)).choices[name]
+    told = next(action.help for action in parser._actions if flag in action.option_strings)
+    assert re.search(rf"{re.escape(str(default))}.*\bdefault|\bdefault.*\b{re.escape(str(default))}\b", told), told
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_help_for_each_of_its_flags(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
@@ -80,7 +119,7 @@ def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
 WRONG = [
     ([], "the following arguments are required: COMMAND; see eraflow --help"),
     (["wekly"], "invalid choice: 'wekly'"),
-    (["weekly", "--modle", "a"], "unrecognized arguments: --modle a"),
+    (["weekly", "--modle", "a"], "unrecognized arguments: --modle a; see eraflow weekly --help"),
     (["weekly", "--no-sub"], "unrecognized arguments: --no-sub"),
     (["weekly", "surplus"], "unrecognized arguments: surplus"),
     (["weekly", "--model"], "argument --model: expected one argument; see eraflow weekly --help"),
@@ -98,6 +137,8 @@ WRONG = [
     (["tournament"], "the following arguments are required: --home"),
     (["tournament", "--home", "x", "--port", "99999"], "argument --port: must be 0 to 65535, however 99999 was given"),
     (["recipes", "best"], "however 'best' was given"),
+    (["recipes", "ridge"], "however 'ridge' was given; ridge and lightgbm exist in studies only"),
+    (["scores"], "no slot whose scores to collect; name one with --model, or under [slots] of "),
 ]
 
 
@@ -157,6 +198,34 @@ def test_keys_and_addresses_are_judged_before_any_work_and_never_shown(
     assert not (tmp_path / "home").exists()
 
 
+def test_a_tournament_that_is_out_of_reach_may_be_one_that_the_user_has_set(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def unreachable(_: argparse.Namespace) -> int:
+        raise TransientError("it cannot be reached")
+
+    monkeypatch.setattr(command, "_recipes", unreachable)
+    main(["recipes"])
+    assert capsys.readouterr().err == "eraflow: it cannot be reached\n"
+    monkeypatch.setenv("ERAFLOW_API_URL", "http://127.0.0.1:1")
+    main(["recipes"])
+    assert capsys.readouterr().err == "eraflow: it cannot be reached (ERAFLOW_API_URL is set)\n"
+    main(["recipes", "--surplus"])
+    assert "ERAFLOW_API_URL" not in capsys.readouterr().err
+
+
+def test_a_folder_that_no_tournament_can_be_kept_in_is_refused_by_its_own_flag(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert main(["tournament", "--home", str(tmp_path / "file" / "t")]) == 1
+    told = capsys.readouterr().err
+    assert (
+        told
+        == f"eraflow: the folder {tmp_path}/file/t cannot be used: Not a directory; give --home a folder that can\n"
+    )
+
+
 # Recipes
 
 
@@ -210,8 +279,11 @@ def test_a_traceback_is_shown_with_debug_only(
     main(["recipes", flag])
     main(["recipes", "--surplus", flag])
     shown = capsys.readouterr()
-    assert shown.err.count("Traceback (most recent call last)") == (2 if flag == "--debug" else 0)
-    assert "Traceback" not in shown.out
+    told = [line for line in shown.err.splitlines() if "traceback of" in line]
+    expected = ["eraflow: traceback of RuntimeError:", "eraflow: traceback of InputError:"]
+    assert told == (expected if flag == "--debug" else [])
+    assert "in boom" in shown.err or flag != "--debug"
+    assert "traceback" not in shown.out
 
 
 def test_an_interruption_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

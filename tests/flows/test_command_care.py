@@ -104,6 +104,19 @@ def test_in_a_pipe_the_status_is_printed_again_when_it_changes(
         assert process.wait(20) == 0, "nobody reads it any more"
 
 
+def test_a_home_that_nothing_can_be_kept_in_is_a_warning(
+    environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("ERAFLOW_API_URL", environment["ERAFLOW_API_URL"])
+    monkeypatch.setenv("ERAFLOW_HOME", str(tmp_path / "file"))
+    why = f"the folder {tmp_path}/file cannot be used: Not a directory; set ERAFLOW_HOME to one that can"
+    assert main(["status"]) == 0
+    assert f"warning: {why}\n" in capsys.readouterr().out
+    assert main(["status", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["warnings"] == [why]
+
+
 def test_the_doctor_ends_with_the_code_of_what_is_wrong(environment: dict[str, str]) -> None:
     done = run([*ERAFLOW, "doctor", "--json"], {**environment, "NUMERAI_SECRET_KEY": "wrong"})
     told = json.loads(done.stdout.splitlines()[-1])
@@ -125,6 +138,6 @@ def test_scores_that_were_collected_are_shown_when_the_tournament_is_down(
     ledger.note_scores([Score(round=1390, slot="rehearsal_one", name="corr60", day=3, value=0.0123)])
     assert command_care.scores(argparse.Namespace(config=None, model=[], json=True)) == 1
     told = capsys.readouterr()
-    assert "this is what was collected before" in told.err
+    assert "(ERAFLOW_API_URL is set); this is what was collected before" in told.err
     assert [score["value"] for score in json.loads(told.out)["scores"]] == [0.0123]
     assert (home / "scores.png").read_bytes()[:4] == b"\x89PNG"

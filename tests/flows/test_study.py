@@ -188,7 +188,9 @@ def test_a_study_without_dask_says_what_to_install_before_it_reads_any_data(
     (tmp_path / "study.toml").write_text(STUDY)
     monkeypatch.setitem(sys.modules, "prefect_dask", None)
     assert main(arguments(tmp_path, tmp_path / "no-data", "--runner", "dask")) == 2
-    assert "pip install 'eraflow[dask]'" in capsys.readouterr().err
+    assert (
+        "in the checkout run .venv/bin/pip install --constraint constraints.txt -e '.[dask]'" in capsys.readouterr().err
+    )
     assert not (tmp_path / "home").exists()
 
 
@@ -198,11 +200,14 @@ def test_without_lightgbm_a_study_that_names_it_is_refused_and_one_that_does_not
     (tmp_path / "study.toml").write_text(STUDY)
     monkeypatch.setitem(sys.modules, "lightgbm", None)
     assert main(arguments(tmp_path, tmp_path / "no-data", "--recipes", "ridge,lightgbm")) == 2
-    assert "pip install 'eraflow[lightgbm]', or leave it out" in capsys.readouterr().err
+    assert (
+        ".venv/bin/pip install --constraint constraints.txt -e '.[lightgbm]', or leave it out"
+        in capsys.readouterr().err
+    )
     (tmp_path / "study.toml").write_text("seeds = 1")
     assert main(arguments(tmp_path, tmp_path / "no-data")) == 2
     told = capsys.readouterr().err
-    assert "lightgbm is left out, because LightGBM is not installed" in told
+    assert "lightgbm is left out, because LightGBM is not installed; in the checkout run .venv/bin/pip install" in told
     assert "--data-from must name a folder" in told
 
 

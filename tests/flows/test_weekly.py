@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from eraflow import alarms
+from eraflow.alarms import Alarm
 from eraflow.receipt import Receipt
 from eraflow.request import Request, make_request
 from eraflow.result import RoundResult
@@ -61,6 +64,35 @@ def test_a_prefect_that_fails_after_the_round_changes_nothing(
 def test_a_stop_is_a_stop(monkeypatch: pytest.MonkeyPatch, request_: Request, raised: BaseException) -> None:
     with pytest.raises(type(raised)):
         outcome(monkeypatch, request_, raised)
+
+
+def test_without_a_home_nothing_is_played_and_it_is_said_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, request_: Request, caplog: pytest.LogCaptureFixture
+) -> None:
+    home = request_.home / "file"
+    home.touch()
+    result = outcome(monkeypatch, replace(request_, home=home), "", UNDER_PREFECT)
+    assert result.error == {
+        "code": "storage",
+        "message": f"the folder {home} cannot be used: File exists; set ERAFLOW_HOME to one that can",
+        "exit_code": 1,
+    }
+    assert (result.round, result.exit_code, caplog.messages) == (None, 1, [])
+
+
+def test_without_a_home_whoever_is_to_be_told_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    told: list[Alarm] = []
+
+    def ring(alarm: Alarm, *_: object) -> int:
+        told.append(alarm)
+        return 1
+
+    monkeypatch.setattr(alarms, "ring", ring)
+    (tmp_path / "file").touch()
+    (tmp_path / "my.toml").write_text('[slots]\none = "simple-mlp"\n[alarm]\nurls = ["json://127.0.0.1:1"]\n')
+    outcome(monkeypatch, make_request(home=tmp_path / "file", config_file=tmp_path / "my.toml"), "", UNDER_PREFECT)
+    assert [alarm.kind for alarm in told] == ["failure"]
+    assert "set ERAFLOW_HOME to one that can" in told[0].body
 
 
 @pytest.mark.parametrize(("code", "again"), [("unexpected", True), ("round-closed", False)])
