@@ -30,14 +30,13 @@ bench-full: $(BENCH)/.installed
 # Every point at which a round can be stopped, then weeks of faults.
 soak: $(VENV)/.installed-dev
 	$(VENV)/bin/pytest -q -n 2 --dist worksteal -m "exhaustive or not exhaustive" tests/behaviour/test_crash_points.py
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m benchmarks.soak
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m benchmarks.soak --at-once 2
 
 # A year of them, which can be stopped and goes on where it was.
 soak-full: $(VENV)/.installed-dev
 	$(VENV)/bin/pytest -q -n 2 --dist worksteal -m "exhaustive or not exhaustive" tests/behaviour/test_crash_points.py
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m benchmarks.soak --weeks 52 --branches 4 --prefect-every 100 --home build/soak
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m benchmarks.soak --weeks 13 --branches 1 --prefect-every 1 --seed 1 \
-		--home build/soak-prefect
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m benchmarks.soak --weeks 52 --branches 9 --prefect-every 4 --at-once 2 \
+		--home build/soak
 
 $(VENV)/bin/python $(BENCH)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit("eraflow needs Python 3.11 or newer; name one with make PYTHON=..." if sys.version_info < (3, 11) else 0)'

@@ -1,12 +1,13 @@
 """A year of weeks in which everything goes wrong: is each round submitted exactly once, as meant, and verified?
 
-    python -m benchmarks.soak [--weeks 52] [--branches 5] [--seed 0] [--home FOLDER] [...]
+    python -m benchmarks.soak [--weeks 52] [--branches 5] [--at-once 2] [--seed 0] [--home FOLDER] [...]
     python -m benchmarks.soak --home FOLDER --replay WEEK.BRANCH
 
 A campaign against the local tournament with the real client. Each week one more round opens, and is played in several
 branches that begin alike: in each, runs are killed at random moments and before random writes, and meet whatever else
 `tests.behaviour.troubles` knows; then the round is played in peace and looked at from the tournament's side and from
-the user's (`tests.behaviour.soak`). The week goes on from its last branch. With a --home it can be stopped at any time
+the user's (`tests.behaviour.soak`). One branch of some weeks is played by the real command, through Prefect. The week
+goes on from its last branch, whether its round was saved or could not be. With a --home it can be stopped at any time
 and goes on where it was; what went wrong there is played again alone with --replay. Ends with 1 if anything was sent
 twice, lost, wrong or not verified, a traceback was shown, or a secret was written.
 """
@@ -23,10 +24,11 @@ import ssl
 import subprocess
 import sys
 import tempfile
-import time
+import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -34,10 +36,11 @@ from typing import Any
 from eraflow.rehearsal import LocalTournament
 from tests.behaviour.crash_points import points_of
 from tests.behaviour.harmed import play_harmed
-from tests.behaviour.soak import MARKET, Begun, Outcome, play_branch, request_of
+from tests.behaviour.soak import TWO_RUNS, play_branch
+from tests.behaviour.soak_branch import MARKET, Begun, Outcome, request_of, sent_by_slot
 from tests.behaviour.soak_prefect import HARMS, made_database, play_branch_with_prefect
 from tests.behaviour.troubles import KILLS, TROUBLES, Trouble
-from tests.behaviour.week import Week
+from tests.behaviour.week import SLOTS, Week
 from tests.eraflow.certificate import write_certificate
 from tests.eraflow.raw_server import JSON, Server, sending
 
@@ -51,6 +54,7 @@ def main() -> int:
     parser.add_argument("--weeks", type=int, default=12)
     parser.add_argument("--branches", type=int, default=5, help="so many a week")
     parser.add_argument("--prefect-every", type=int, default=3, metavar="N", help="one of each N-th week, by Prefect")
+    parser.add_argument("--at-once", type=int, default=1, metavar="N", help="so many branches are played at once")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--home", type=Path, help="where the campaign is kept, to be stopped and continued")
     parser.add_argument("--replay", metavar="WEEK.BRANCH", help="play one branch of a campaign that is kept, alone")
@@ -58,7 +62,7 @@ def main() -> int:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="eraflow-soak-") as temporary, _untrusted(Path(temporary)) as untrusted:
         home = (given.home or Path(temporary) / "campaign").resolve()
-        campaign = Campaign(home, given.seed, given.branches, given.prefect_every, untrusted)
+        campaign = Campaign(home, given.seed, given.branches, given.prefect_every, untrusted, given.at_once)
         if given.replay:
             return campaign.replay(*given.replay.split("."))
         for week in range(1, given.weeks + 1):
@@ -75,58 +79,85 @@ def main() -> int:
 class Campaign:
     """What was played so far, and what comes next. `home` holds a folder a week and the journal."""
 
-    def __init__(self, home: Path, seed: int, branches: int, prefect_every: int, untrusted: str) -> None:
+    def __init__(
+        self, home: Path, seed: int, branches: int, prefect_every: int, untrusted: str, at_once: int = 1
+    ) -> None:
         self._home, self._seed, self._branches, self._untrusted = home, seed, branches, untrusted
         self._prefect_every, self._database, self._duration_s = prefect_every, home / "prefect.db", 0.0
+        self._at_once, self._writing = at_once, threading.Lock()
         home.mkdir(parents=True, exist_ok=True)
 
     def entries(self) -> list[dict[str, Any]]:
-        """All branches that were played, in order."""
+        """All branches that were played, in order; of one that was played twice what went wrong, if anything did."""
         journal = self._home / JOURNAL
-        lines = journal.read_text(encoding="utf-8").splitlines() if journal.exists() else []
-        found = [json.loads(line) for line in lines if line.endswith("}")]
-        return list({one["branch"]: one for one in found if one["seed"] == self._seed}.values())
+        found = dict[str, dict[str, Any]]()
+        for line in journal.read_text(encoding="utf-8").splitlines() if journal.exists() else []:
+            with suppress(ValueError):  # a line that was being written when the machine stopped
+                one = json.loads(line)
+                if one["seed"] == self._seed and not found.get(one["branch"], {}).get("wrong"):
+                    found[one["branch"]] = one
+        return list(found.values())
 
     def play(self, week: int) -> None:
-        """The branches of a week that were not played yet."""
-        done = {one["branch"] for one in self.entries()}
-        coming = [(number, self._name(week, number)) for number in range(1, self._branches + 1)]
-        if all(name in done for _, name in coming) and self._folder(week + 1).exists():
+        """The branches of a week that were not played yet, some at once."""
+        done, is_last = {one["branch"] for one in self.entries()}, not self._folder(week + 1).exists()
+        coming = [
+            number
+            for number in range(1, self._branches + 1)
+            if self._name(week, number) not in done or (is_last and number == self._branches)
+        ]
+        if not coming:
             return
         begun = self._begin(week)
-        for number, name in coming:
-            if name in done and number < self._branches:
-                continue
-            self._play(name, week, number, begun)
+        if self._is_by_prefect(week, coming[0]):
+            self._make_database(begun)
+        pool = ThreadPoolExecutor(self._at_once)
+        try:
+            outcomes = list(pool.map(lambda number: self._play(week, number, begun), coming))
+        finally:
+            pool.shutdown(cancel_futures=True)
+        if is_last:
+            self._go_on(week, None if outcomes[-1].is_lost else self._playing(week, self._branches))
+        for number in coming:
+            shutil.rmtree(self._playing(week, number))
 
     def replay(self, week: str, number: str) -> int:
         """One branch again, alone; what it leaves stays in the campaign's home."""
         folder = self._home / f"replayed-{week}.{number}"
         shutil.rmtree(folder, ignore_errors=True)
-        outcome = self._outcome(int(week), int(number), self._begin(int(week)), folder)
+        begun = self._begin(int(week))
+        if self._is_by_prefect(int(week), int(number)):
+            self._make_database(begun)
+        outcome = self._outcome(int(week), int(number), begun, folder)
         print(json.dumps(outcome.as_table(), indent=1))
         return 1 if outcome.wrong else 0
 
-    def _play(self, name: str, week: int, number: int, begun: Begun) -> None:
-        folder = self._home / "playing"
+    def _play(self, week: int, number: int, begun: Begun) -> Outcome:
+        folder = self._playing(week, number)
         shutil.rmtree(folder, ignore_errors=True)
         outcome = self._outcome(week, number, begun, folder)
-        with (self._home / JOURNAL).open("a", encoding="utf-8") as journal:
-            journal.write(json.dumps({"seed": self._seed, "week": week} | outcome.as_table()) + "\n")
-        print(_line(name, outcome.as_table()), flush=True)
-        if number == self._branches:
-            self._go_on(week, folder if outcome.saved else None)
+        # A line begins with its break: one that was half written spoils no other.
+        line = "\n" + json.dumps({"seed": self._seed, "week": week} | outcome.as_table())
+        with self._writing, (self._home / JOURNAL).open("ab", buffering=0) as journal:
+            journal.write(line.encode())
+        print(_line(outcome.branch, outcome.as_table()), flush=True)
         if outcome.wrong:
             shutil.copytree(folder, self._home / f"wrong-{week}.{number}", dirs_exist_ok=True)
+        return outcome
 
     def _outcome(self, week: int, number: int, begun: Begun, folder: Path) -> Outcome:
         name = self._name(week, number)
-        if number > 1 or week % self._prefect_every:
-            return play_branch(name, begun, folder, self._troubles(week, number))
+        if self._is_by_prefect(week, number):
+            return play_branch_with_prefect(name, begun, folder, self._database, self._duration_s)
+        return play_branch(name, begun, folder, self._troubles(week, number))
+
+    def _is_by_prefect(self, week: int, number: int) -> bool:
+        return number == 1 and week % self._prefect_every == 0
+
+    def _make_database(self, begun: Begun) -> None:
         if not self._duration_s:
             with tempfile.TemporaryDirectory(prefix="eraflow-soak-") as temporary:
                 self._duration_s = made_database(begun, Path(temporary), self._database)
-        return play_branch_with_prefect(name, begun, folder, self._database, self._duration_s)
 
     def _begin(self, week: int) -> Begun:
         """Where the branches of a week begin, and what a round without trouble comes to."""
@@ -141,7 +172,7 @@ class Campaign:
             return _unharmed(folder, Path(temporary), self._untrusted)
 
     def _go_on(self, week: int, end: Path | None) -> None:
-        """The next week begins where the last branch ended, or as the last one did if that was lost."""
+        """The next week begins at the end of the last branch, or where this week began."""
         with _whole(self._folder(week + 1)) as partial:
             shutil.rmtree(partial)
             shutil.copytree(end or self._folder(week), partial)
@@ -155,6 +186,9 @@ class Campaign:
         order = random.Random(f"{self._seed} {turn}").sample(TROUBLES, len(TROUBLES))  # noqa: S311 -- must repeat
         return [order[place]]
 
+    def _playing(self, week: int, number: int) -> Path:
+        return self._home / f"playing-{week}.{number}"
+
     def _folder(self, week: int) -> Path:
         return self._home / f"week-{week}-of-{self._seed}"
 
@@ -167,17 +201,17 @@ def _unharmed(folder: Path, temporary: Path, untrusted: str) -> Begun:
     with LocalTournament(temporary / "world" / "tournament", market=MARKET) as local:
         week = Week(local, temporary / "world" / "home")
         whole = play_harmed(week.environment, request_of(week), temporary / "logs")
-        if whole.exit_code:
-            raise SystemExit(f"a round without trouble ended with {whole.exit_code}: {whole.told}")
-        sha256 = local.submissions()[-1].sha256
+        sha256 = sent_by_slot(local)
+        if whole.exit_code or len(set(sha256.values())) != len(SLOTS):
+            raise SystemExit(f"a round without trouble ended with {whole.exit_code}: {whole.told} {sha256}")
     shutil.rmtree(temporary / "world")
     shutil.copytree(folder, temporary / "world")
     with LocalTournament(temporary / "world" / "tournament", market=MARKET) as local:
         week = Week(local, temporary / "world" / "home")
-        began_s = time.monotonic()
         points = points_of(week.environment, request_of(week), temporary / "told")
-        seconds = time.monotonic() - began_s
-    return Begun(folder=folder, duration_s=seconds, points=len(points.names), sha256=str(sha256), untrusted=untrusted)
+    return Begun(
+        folder=folder, duration_s=whole.seconds, points=len(points.names), sha256=sha256, untrusted=untrusted
+    )  # fmt: skip
 
 
 @contextmanager
@@ -199,19 +233,19 @@ def _untrusted(folder: Path) -> Iterator[str]:
 
 
 def _line(name: str, outcome: Mapping[str, Any]) -> str:
-    steps = ", ".join(f"{' + '.join(one['troubles'])} ({one['exit_code']})" for one in outcome["steps"])
+    steps = ", ".join(f"{' + '.join(one['met']) or 'nothing'} ({one['exit_code']})" for one in outcome["steps"])
     ended = "saved" if outcome["saved"] else "lost" if outcome["could_be_saved"] else "could not be saved"
     told = f"{name}: {steps}: {ended}, {outcome['seconds']:g} s"
     return "\n".join([told, *(f"  WRONG: {one}" for one in outcome["wrong"])])
 
 
 def told(entries: Sequence[Mapping[str, Any]]) -> str:
-    """The table of troubles and outcomes, and the sums."""
-    doors = {trouble.name: trouble.door for trouble in (*KILLS, *TROUBLES)} | {"two runs at once": "disk"}
+    """The table of troubles that runs really met and their outcomes, and the sums."""
+    doors = {trouble.name: trouble.door for trouble in (*KILLS, *TROUBLES)} | {TWO_RUNS: "disk"}
     doors |= dict.fromkeys(HARMS, "Prefect")
     lines = ["| door | trouble | runs | they ended with | rounds saved | wrong |", "|---|---|---|---|---|---|"]
     for name, door in sorted(doors.items(), key=lambda one: list(doors.values()).index(one[1])):
-        met = [(entry, step) for entry in entries for step in entry["steps"] if name in step["troubles"]]
+        met = [(entry, step) for entry in entries for step in entry["steps"] if name in step["met"]]
         if not met:
             continue
         codes = Counter(_ended(int(step["exit_code"])) for _, step in met)
@@ -229,15 +263,21 @@ def _ended(code: int) -> str:
 
 
 def summed(entries: Sequence[Mapping[str, Any]]) -> str:
-    """All of it in a sentence."""
+    """All of it in two sentences."""
     could = [entry for entry in entries if entry["could_be_saved"]]
     weeks = len({entry["week"] for entry in entries})
     runs = sum(len(entry["steps"]) + int(entry["tries"]) for entry in entries)
+    by_prefect = [entry for entry in entries if entry["through_prefect"]]
     return (
-        f"{weeks} weeks, {len(entries)} rounds, {runs} runs, {sum(int(entry['kills']) for entry in entries)} kills:"
+        f"{weeks} weeks, {len(entries)} rounds, {runs} runs, {_kills(entries)} kills:"
         f" {sum(bool(entry['saved']) for entry in could)} of {len(could)} rounds that could be saved were saved;"
         f" {sum(len(entry['wrong']) for entry in entries)} things wrong."
+        f" {len(by_prefect)} of these rounds and {_kills(by_prefect)} of these kills were through Prefect."
     )
+
+
+def _kills(entries: Sequence[Mapping[str, Any]]) -> int:
+    return sum(int(entry["kills"]) for entry in entries)
 
 
 def written(page: str, table: str, command: str) -> str:
@@ -245,7 +285,9 @@ def written(page: str, table: str, command: str) -> str:
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)  # noqa: S607
     machine = f"{os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}"
     where = f"`{command}`, commit {commit.stdout.strip()}, {machine}, {datetime.now(UTC):%Y-%m-%d}."
-    before, _, rest = page.partition(BEGIN)
+    before, begin, rest = page.partition(BEGIN)
+    if not begin or END not in rest:
+        raise SystemExit(f"the page must have {BEGIN} and {END}, however it has not")
     return f"{before}{BEGIN}\n{table}\n\n{where}\n{END}{rest.partition(END)[2]}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
@@ -11,6 +12,15 @@ from eraflow.errors import TransientError
 T = TypeVar("T")
 
 
+def start(call: Callable[[], object]) -> None:
+    """Start `call` in a thread that does not keep the process alive. Raises `RuntimeError` if there can be none.
+
+    `threading.Thread.start` waits for the new thread without an end, and for want of memory that may die before it has
+    said that it runs.
+    """
+    _thread.start_new_thread(call, ())
+
+
 class Later(Generic[T]):
     """`call` at work since this was made. Left alone it goes on, but does not keep the process alive."""
 
@@ -18,12 +28,12 @@ class Later(Generic[T]):
         self._what, self._call = what, call
         self._found: list[T] = []
         self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, daemon=True, name=f"eraflow-{what}")
-        self._thread.start()
+        self._over = threading.Event()
+        start(self._run)
 
     def result(self, limit_s: float) -> T:
         """What the call returned. Raises what it raised, and `TransientError` if it takes longer than `limit_s` [s]."""
-        self._thread.join(max(0.0, limit_s))
+        self._over.wait(max(0.0, limit_s))
         if self._error is not None:
             raise self._error
         if not self._found:
@@ -37,3 +47,5 @@ class Later(Generic[T]):
             self._found.append(self._call())
         except BaseException as error:  # a thread that ends by SystemExit must not look like one that hangs
             self._error = error
+        finally:
+            self._over.set()

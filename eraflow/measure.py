@@ -13,13 +13,16 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from eraflow.errors import TransientError
+from eraflow.later import Later
 from eraflow.progress import Progress
 
 SAMPLE_EVERY_S = 0.05
+SAMPLER_ENDS_S = 5.0
 _STATUS = Path("/proc/self/status")
 
 
@@ -59,15 +62,15 @@ class Meter:
         """
         inside: dict[str, Cost] = {}
         done = threading.Event()
-        sampler = threading.Thread(target=self._sample, args=(done,), daemon=True, name="eraflow-memory")
         self._stage, self._marked = name, time.perf_counter()
         self._memory.take()
-        sampler.start()
+        sampler = Later(lambda: self._sample(done), "the memory")
         try:
             yield inside
         finally:
             done.set()
-            sampler.join()
+            with suppress(TransientError, MemoryError):  # of no use where there is no memory to measure
+                sampler.result(SAMPLER_ENDS_S)
             self._mark(self._stage, inside)
 
     def following(self, progress: Progress, stages: Mapping[str, str]) -> Progress:

@@ -28,7 +28,7 @@ import requests
 import urllib3
 
 from eraflow.errors import InputError, RefusedError, StorageError, TransientError
-from eraflow.later import Later
+from eraflow.later import Later, start
 from eraflow.progress import Progress
 from eraflow.store import require_room
 from eraflow.untold import untold
@@ -385,20 +385,20 @@ def _cut_off(raw: urllib3.response.HTTPResponse, after_s: float) -> Iterator[thr
 
     No time-out does: those are about single bytes.
     """
-    is_cut = threading.Event()
+    is_cut, is_over = threading.Event(), threading.Event()
 
     def cut() -> None:
+        if is_over.wait(after_s):
+            return
         is_cut.set()
         with suppress(ValueError, RuntimeError, OSError):  # its last byte has come meanwhile
             raw.shutdown()
 
-    timer = threading.Timer(after_s, cut)
-    timer.daemon = True
-    timer.start()
+    start(cut)
     try:
         yield is_cut
     finally:
-        timer.cancel()
+        is_over.set()
 
 
 def _json(raw: bytes) -> Any:

@@ -1,8 +1,10 @@
-"""A round in a process of its own that is harmed in one way: killed, starved, or refused its disk.
+"""A round in a process of its own that is harmed in one way: killed, starved, refused its disk, or robbed of a file.
 
 Read `Harm`, then `play_harmed`. The process is forked from one that has its imports done, so that it costs no more than
 the round itself. What it writes on standard output and standard error goes to a file, and what its round came to into
-another one; nothing is handed over in memory, since it may be killed at any moment.
+another one; nothing is handed over in memory, since it may be killed at any moment. When its round begins it leaves a
+mark, so that a signal's moment and the time that a round takes are counted from there. Several may be started and
+waited for in threads at once.
 """
 
 from __future__ import annotations
@@ -11,15 +13,20 @@ import errno
 import json
 import logging
 import os
+import random
 import resource
 import signal
 import sys
+import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
+from eraflow.rehearsal import Fault
 from eraflow.request import Request
 from eraflow.result import json_object
 from eraflow.weekly import play
@@ -28,11 +35,15 @@ from tests.behaviour.week import CHILDREN, without_report
 
 # All waits of a minute and less are shortened, so that a year passes in half an hour [s].
 READ_TIMEOUT_S = 1.0
+CONNECT_TIMEOUT_S = 1.0
 STALLED_AFTER_S = 1.0
 # The largest file of this market has less than a megabyte.
 LARGEST_FILE_BYTES = 8 << 20
 # A run that takes longer hangs: nothing in it may wait for longer than the sum of its tries [s].
 PATIENCE_S = 120.0
+BEGAN, SPOILED = "began", "spoiled.txt"
+# A process's exit code is read once, from a pipe: two threads that ask for it at once would find it empty.
+_ASKING = threading.Lock()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +51,13 @@ class Harm:
     """What happens to the process of one run; by default nothing."""
 
     name: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """What its environment has in place of the right values."""
+    fault: Fault | None = None
+    """What the tournament was told to do; it has no effect on the process itself."""
     signal: signal.Signals | None = None
     after_s: float = 0.0
-    """When the signal comes, if the run has not ended by then [s]."""
+    """When the signal comes, counted from the beginning of the round, if the run has not ended by then [s]."""
     stop_before: int | None = None
     """The point (`crash_points`) before which it is ended by SIGKILL."""
     disk_error: int = 0
@@ -55,6 +70,17 @@ class Harm:
     """What it may take beside what it has when the round begins."""
     write_s: float = 0.0
     """What each write takes longer, as on a slow disk [s]."""
+    spoils_before: int | None = None
+    """Before its write of that index a file of the home is removed or cut, as by somebody else..."""
+    spoils_with: str = ""
+    """... which one is drawn with this seed."""
+
+    @property
+    def signals(self) -> frozenset[int]:
+        """Those that may end the process; of a file that is mapped and cut the system tells by a SIGBUS."""
+        sent = {self.signal} if self.signal else set[signal.Signals]()
+        sent |= {signal.SIGKILL} if self.stop_before is not None else set()
+        return frozenset(int(one) for one in sent | ({signal.SIGBUS} if self.spoils_before is not None else set()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,10 +94,22 @@ class Run:
     told: str
     """What it wrote on standard output and standard error."""
     seconds: float
+    """From the beginning of its round, or from that of its process where it never came so far."""
+    signals: frozenset[int] = frozenset()
+    """Those that may have ended it."""
+    hangs: bool = False
+    """It had to be ended, as it would not end."""
+    spoiled: str = ""
+    """How a file was harmed while it was at work, and which; empty if none was."""
 
     @property
     def is_killed(self) -> bool:
-        return self.exit_code == -signal.SIGKILL
+        return self.exit_code == -signal.SIGKILL and not self.hangs
+
+    @property
+    def is_ended(self) -> bool:
+        """SIGTERM has ended it, by its handler or before that was there."""
+        return self.exit_code in (128 + signal.SIGTERM, -signal.SIGTERM)
 
 
 class Started:
@@ -79,31 +117,42 @@ class Started:
 
     def __init__(self, environment: Mapping[str, str], request: Request, folder: Path, harm: Harm) -> None:
         folder.mkdir(parents=True)
-        self._folder, self._harm, self._began_s = folder, harm, time.monotonic()
-        self._process = CHILDREN.Process(target=_played, args=(environment, request, folder, harm), daemon=True)
-        self._process.start()
+        self._folder, self._harm, self._started_s = folder, harm, time.monotonic()
+        given = {**environment, **harm.environment}
+        self._process = CHILDREN.Process(target=_played, args=(given, request, folder, harm), daemon=True)
+        with _ASKING:
+            self._process.start()
 
     def ended(self) -> Run:
         """Harm it, wait for its end, and say what became of it."""
-        harm, process = self._harm, self._process
-        if harm.signal is not None:
-            process.join(harm.after_s)
-            if process.is_alive() and process.pid is not None:
-                os.kill(process.pid, harm.signal)
-        process.join(PATIENCE_S)
-        hangs = process.is_alive()
+        if self._harm.signal is not None:
+            while not self._read(BEGAN) and not self._is_over(0.005):
+                pass
+            if not self._is_over(self._harm.after_s):
+                self._end(self._harm.signal)
+        hangs = not self._is_over(PATIENCE_S)
         if hangs:
-            process.kill()
-            process.join()
-        told = (self._folder / "told.txt").read_text(errors="replace") if (self._folder / "told.txt").exists() else ""
-        assert not hangs, f"a run with the harm {harm} took more than {PATIENCE_S:g} s: {told}"
-        result = self._folder / "result.json"
+            self._end(signal.SIGKILL)
+            self._is_over(PATIENCE_S)
+        began_s = float(self._read(BEGAN) or self._started_s)
+        with _ASKING:
+            exit_code = self._process.exitcode or 0
+        result = self._read("result.json")
         return Run(
-            exit_code=process.exitcode or 0,
-            result=json.loads(result.read_text()) if result.exists() else None,
-            told=told,
-            seconds=time.monotonic() - self._began_s,
-        )
+            exit_code=exit_code, result=json.loads(result) if result else None, told=self._read("told.txt"),
+            seconds=time.monotonic() - began_s, signals=self._harm.signals, hangs=hangs, spoiled=self._read(SPOILED),
+        )  # fmt: skip
+
+    def _is_over(self, patience_s: float) -> bool:
+        return bool(wait([self._process.sentinel], patience_s))
+
+    def _end(self, number: signal.Signals) -> None:
+        if self._process.pid is not None:
+            os.kill(self._process.pid, number)
+
+    def _read(self, name: str) -> str:
+        path = self._folder / name
+        return path.read_text(errors="replace") if path.exists() else ""
 
 
 def play_harmed(environment: Mapping[str, str], request: Request, folder: Path, harm: Harm | None = None) -> Run:
@@ -120,14 +169,24 @@ def _played(environment: Mapping[str, str], request: Request, folder: Path, harm
     _log_as_the_command_does()
     # As the command does it, so that what is held is let go of.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    # Ctrl-C is for the campaign, which lets its runs come to their ends.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.update(environment)
     torch.set_num_threads(1)
     _hurry()
-    _take_hold(harm, request.home)
+    _mark(folder / BEGAN, str(time.monotonic()))
+    _take_hold(harm, request.home, folder)
     result = play(request, without_report())
     _let_go()
-    (folder / "result.json").write_text(json.dumps(json_object(result)))
+    _mark(folder / "result.json", json.dumps(json_object(result)))
     sys.exit(result.exit_code)
+
+
+def _mark(path: Path, text: str) -> None:
+    """Write it whole, or not at all: the process may be killed meanwhile."""
+    partial = path.with_suffix(".part")
+    partial.write_text(text)
+    partial.rename(path)
 
 
 def _log_as_the_command_does() -> None:
@@ -140,6 +199,8 @@ def _log_as_the_command_does() -> None:
 def _hurry() -> None:
     from eraflow import submission, tournament, transport
 
+    transport.CONNECT_TIMEOUT_S = CONNECT_TIMEOUT_S
+    transport.REACH_LIMIT_S = READ_TIMEOUT_S
     transport.READ_TIMEOUT_S = READ_TIMEOUT_S
     transport.STALLED_AFTER_S = STALLED_AFTER_S
     transport.ANSWER_LIMIT_S = READ_TIMEOUT_S
@@ -150,11 +211,11 @@ def _hurry() -> None:
     submission.READBACK_WAITS_S = (0.05, 0.1, 0.2, 0.4, 0.8)
 
 
-def _take_hold(harm: Harm, home: Path) -> None:
+def _take_hold(harm: Harm, home: Path, folder: Path) -> None:
     if harm.stop_before is not None:
         Watch(home, harm.stop_before)
-    if harm.disk_error or harm.write_s:
-        sys.addaudithook(_Disk(harm, str(home)).asked)
+    if harm.disk_error or harm.write_s or harm.spoils_before is not None:
+        sys.addaudithook(_Disk(harm, home, folder).asked)
     if harm.largest_file_bytes is not None:
         # Without this the signal of a file that is too large ends the process; a full disk sends none.
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -170,13 +231,16 @@ def _let_go() -> None:
 
 
 class _Disk:
-    """A disk that refuses what is written to it from some moment on, or takes its time."""
+    """A disk that refuses what is written to it from some moment on, takes its time, or loses a file."""
 
-    def __init__(self, harm: Harm, home: str) -> None:
-        self._harm, self._home, self._writes = harm, home, 0
+    def __init__(self, harm: Harm, home: Path, folder: Path) -> None:
+        self._harm, self._home, self._folder, self._writes = harm, home, folder, 0
+        self._lock, self._is_spoiling = threading.Lock(), False
 
     def asked(self, event: str, given: tuple[Any, ...]) -> None:
-        if not given or not isinstance(given[0], str | os.PathLike) or not os.fspath(given[0]).startswith(self._home):
+        if not given or not isinstance(given[0], str | os.PathLike):
+            return
+        if not os.fspath(given[0]).startswith(str(self._home)) or self._is_spoiling:
             return
         if event == "open":
             mode, flags = given[1], given[2]
@@ -184,9 +248,25 @@ class _Disk:
                 return
         elif event not in RENAMED and event not in NEEDS_IT:
             return
-        self._writes += 1
+        with self._lock:
+            self._writes += 1
+            if self._writes - 1 == self._harm.spoils_before:
+                self._spoil()
         time.sleep(self._harm.write_s)
         # A full disk still lets go of what is there.
         gives = self._harm.disk_error == errno.ENOSPC and event in ("os.remove", "os.rmdir", "os.rename")
         if self._harm.disk_error and self._writes > self._harm.from_write and not gives:
             raise OSError(self._harm.disk_error, os.strerror(self._harm.disk_error), os.fspath(given[0]))
+
+    def _spoil(self) -> None:
+        """Remove or cut a file of the home, and tell which."""
+        draw = random.Random(self._harm.spoils_with)  # noqa: S311 -- a plan that must repeat
+        files = sorted(one for one in self._home.rglob("*") if one.is_file() and not one.name.endswith(".lock"))
+        self._is_spoiling = True
+        # Another run at work may have been quicker.
+        with suppress(FileNotFoundError):
+            for path in files and [draw.choice(files)]:
+                size_bytes, is_cut = path.stat().st_size, draw.random() < 0.5
+                os.truncate(path, draw.randrange(size_bytes)) if is_cut and size_bytes else path.unlink()
+                (self._folder / SPOILED).write_text(f"{'cut' if is_cut and size_bytes else 'removed'}: {path.name}")
+        self._is_spoiling = False

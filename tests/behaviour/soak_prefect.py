@@ -1,8 +1,9 @@
 """Branches of the campaign that are played by the real command, through Prefect, with a server of its own.
 
 Read `play_branch_with_prefect`: as `soak.play_branch`, but each run is `eraflow weekly` in a process of its own, which
-starts a Prefect server; it is killed at random moments, and so are the server and its database. After each run no
-process may be left.
+starts a Prefect server; it is killed at random moments, and so are the server and its database. One run meets a trouble
+of the network, so that what the tournament answers reaches Prefect's log and database. Alarms ring a bell of ours.
+After each run no process may be left. The waits are the product's own.
 """
 
 from __future__ import annotations
@@ -10,38 +11,87 @@ from __future__ import annotations
 import json
 import os
 import random
+import secrets
 import shutil
 import signal
 import sqlite3
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from eraflow.rehearsal import LocalTournament
+from eraflow.rounds import duration_text
 from tests.behaviour.harmed import Run
-from tests.behaviour.soak import (
-    MARKET,
-    TRIES,
-    Begun,
-    Branch,
-    Outcome,
-    Step,
+from tests.behaviour.soak import play_in_peace
+from tests.behaviour.soak_branch import ASSIGNMENTS, MARKET, Begun, Branch, Outcome, Step, configuration_of
+from tests.behaviour.soak_checks import (
     codes_of,
+    held,
     is_saved,
     look_at,
     look_from_outside,
     secrets_in,
+    secrets_of,
 )
-from tests.behaviour.week import SLOTS
-from tests.real_prefect import ROOT, clean_environment, free_port, processes_of, wait_until, weekly_command
+from tests.behaviour.troubles import QUICK, REFUSED, was_met
+from tests.eraflow.raw_server import OK, Server, sending
+from tests.real_prefect import ROOT, clean_environment, free_port, processes_of
 
 PATIENCE_S = 180.0
 # How long a process may take to notice that its parent is gone [s].
 LINGER_S = 20.0
+# Planned; some may come too late.
+KILLS, ENOUGH = (5, 8), 5
 KILLED = "SIGKILL of `eraflow weekly` at a random moment"
+SERVER_KILLED = "SIGKILL of its Prefect server at a random moment"
+ALL_KILLED = "SIGKILL of `eraflow weekly` and its Prefect server at once"
+
+
+@dataclass
+class Bell:
+    """Who is told of alarms."""
+
+    server: Server
+    address: str
+    password: str
+    heard: int = 0
+
+    def missed(self, run: Run, closes_at_utc: datetime) -> bool:
+        """Whether the run, which has just ended, had to ring this and did not."""
+        titles = [str(json.loads(body)["title"]) for body in self.server.bodies]
+        before, new = titles[: self.heard], titles[self.heard :]
+        self.heard = len(titles)
+        if run.exit_code <= 0 or run.hangs or new:
+            return False
+        # What was told of this round is told again once its title says another time, which counts by this clock.
+        number = (run.result or {}).get("round")
+        now_utc = datetime.now(UTC)
+        left = [duration_text((closes_at_utc - now_utc).total_seconds() + ago_s) for ago_s in (0.0, LINGER_S)]
+        same = [f"eraflow: round {number} is not safe, {text} left" for text in left]
+        return not any(title in (*same, "eraflow: a run stopped") for title in before)
+
+
+@dataclass(kw_only=True)
+class Hit:
+    """When a SIGKILL comes [s after the start of the command], and to whom."""
+
+    after_s: float
+    command: bool = False
+    server: bool = False
+    struck: bool = False
+    """There was somebody to get it."""
+
+
+@contextmanager
+def _bell() -> Iterator[Bell]:
+    server, password = Server(sending(OK + b"Content-Length: 0\r\n\r\n")), secrets.token_hex(24)
+    with server.running() as url:
+        yield Bell(server, url.replace("http://", f"json://bell:{password}@"), password)
 
 
 @contextmanager
@@ -72,9 +122,10 @@ def _nobody(branch: Branch, environment: dict[str, str]) -> Iterator[None]:
     yield
 
 
-HARMS: Mapping[str, Callable[[Branch, dict[str, str]], Any]] = {
+HARMS: Mapping[str, Callable[[Branch, dict[str, str]], AbstractContextManager[None]]] = {
     KILLED: _nothing,
-    "SIGKILL of its Prefect server at a random moment": _nothing,
+    SERVER_KILLED: _nothing,
+    ALL_KILLED: _nothing,
     "Prefect's database locked": _locked,
     "Prefect's database cut": _cut,
     "a Prefect server that does not answer": _nobody,
@@ -91,29 +142,34 @@ def play_branch_with_prefect(name: str, begun: Begun, folder: Path, database: Pa
     (folder / "home" / "prefect").mkdir(exist_ok=True)
     shutil.copy(database, folder / "home" / "prefect" / "prefect.db")
     draw = random.Random(name)  # noqa: S311 -- a plan that must repeat
-    with LocalTournament(folder / "tournament", market=MARKET) as local:
+    with LocalTournament(folder / "tournament", market=MARKET) as local, _bell() as bell:
         before = frozenset(one.id for one in local.submissions())
-        branch, tries = Branch(name, begun, folder, local, draw, before=before), 0
-        other = draw.choice(list(HARMS)[1:])
-        for trouble in [*[KILLED] * draw.randint(3, 7), other]:
-            _harm(branch, trouble, duration_s)
-            if is_saved(branch):
+        branch = Branch(name, begun, folder, local, draw, before=before)
+        for trouble in _plan(draw):
+            _harm(branch, trouble, duration_s, bell)
+            if is_saved(branch) and branch.kills >= ENOUGH:
                 break
-        while tries < TRIES:
-            tries += 1
-            run = _run(branch, branch_environment(branch))
-            look_at(branch, run)
-            if run.exit_code == 0:
-                break
-        else:
-            branch.wrong.append(f"in peace it ended with {run.exit_code}: {run.told.strip().splitlines()[-1:]}")
-        look_from_outside(branch, is_saved(branch))
+        tries = play_in_peace(branch, lambda: _heard(branch, bell, _run(branch, branch_environment(branch, bell))))
         saved = is_saved(branch)
-    branch.wrong += secrets_in(folder, local.secret_key)
+        if not saved:
+            branch.wrong.append("a round that could be saved was lost")
+        look_from_outside(branch, saved)
+        hidden = {**secrets_of(local), "the alarm's password": bell.password}
+        rung = held(b"\n".join(bell.server.bodies), hidden)
+        branch.wrong += [*secrets_in(folder, hidden), *(f"an alarm holds {one}" for one in rung)]
     return Outcome(
         branch=name, steps=tuple(branch.steps), kills=branch.kills, saved=saved, could_be_saved=True, tries=tries,
-        seconds=round(time.monotonic() - started, 1), wrong=tuple(dict.fromkeys(branch.wrong)),
+        seconds=round(time.monotonic() - started, 1), wrong=tuple(dict.fromkeys(branch.wrong)), through_prefect=True,
     )  # fmt: skip
+
+
+def _plan(draw: random.Random) -> list[str]:
+    """Kills, and after some of them a trouble of the network and one of the others, which mostly save the round."""
+    kills = [draw.choice((KILLED, KILLED, ALL_KILLED)) for _ in range(draw.randint(*KILLS))]
+    other = draw.choice([one for one in HARMS if one not in (KILLED, ALL_KILLED)])
+    kills.insert(draw.randint(1, 2), draw.choice(QUICK).name)
+    kills.insert(draw.randint(3, 4), other)
+    return kills
 
 
 def made_database(begun: Begun, folder: Path, database: Path) -> float:
@@ -125,10 +181,11 @@ def made_database(begun: Begun, folder: Path, database: Path) -> float:
         (world / "home" / "prefect").mkdir(exist_ok=True)
         if database.exists():
             shutil.copy(database, world / "home" / "prefect" / "prefect.db")
-        with LocalTournament(world / "tournament", market=MARKET) as local:
+        with LocalTournament(world / "tournament", market=MARKET) as local, _bell() as bell:
             branch = Branch("in peace", begun, world, local, random.Random(0))  # noqa: S311
-            run = _run(branch, branch_environment(branch))
-        assert run.exit_code == 0, run.told
+            run = _run(branch, branch_environment(branch, bell))
+        if run.exit_code or branch.wrong:
+            raise SystemExit(f"a round without trouble ended with {run.exit_code}: {run.told} {branch.wrong}")
         source, target = sqlite3.connect(_database(branch)), sqlite3.connect(database)
         source.backup(target)
         source.close()
@@ -137,67 +194,100 @@ def made_database(begun: Begun, folder: Path, database: Path) -> float:
     return seconds
 
 
-def _harm(branch: Branch, trouble: str, duration_s: float) -> None:
-    environment, kill_after_s = branch_environment(branch), None
-    if trouble == KILLED:
-        kill_after_s = branch.draw.uniform(0.0, 0.9) * duration_s / (1 + 0.3 * branch.kills)
-    with HARMS[trouble](branch, environment):
-        of_server = trouble.startswith("SIGKILL of its Prefect server")
-        run = _run(branch, environment, kill_after_s, branch.draw.uniform(0.2, 1.0) * duration_s if of_server else None)
-    branch.kills += run.is_killed
+def _harm(branch: Branch, trouble: str, duration_s: float, bell: Bell) -> None:
+    draw, environment = branch.draw, branch_environment(branch, bell)
+    hit, struck = None, branch.local.faults.struck
+    if trouble in (KILLED, ALL_KILLED):
+        after_s = draw.uniform(0.0, 0.9) * duration_s / (1 + 0.3 * branch.kills)
+        hit = Hit(after_s=after_s, command=True, server=trouble == ALL_KILLED)
+    elif trouble == SERVER_KILLED:
+        hit = Hit(after_s=draw.uniform(0.2, 1.0) * duration_s, server=True)
+    network = next((one for one in QUICK if one.name == trouble), None)
+    if network is None:
+        with HARMS[trouble](branch, environment):
+            run = _run(branch, environment, hit)
+        met, told = hit is None or hit.struck, ""
+    else:
+        # What is refused is not asked again, so that all of it may be refused and the run ends soon.
+        times = (None,) if trouble in REFUSED else (1, 2, 3)
+        world, struck_before = replace(branch.world(), times=times, after=(0,)), len(struck)
+        with ExitStack() as at_work:
+            # Several, as a round that was begun before makes only a part of the requests.
+            harms = [at_work.enter_context(network.begin(world, draw)) for _ in range(3)]
+            run, told = _run(branch, environment), ", ".join(harm.name for harm in harms)
+            met = any(was_met(harm, run, struck[struck_before:]) for harm in harms)
+    _heard(branch, bell, run)
     look_at(branch, run)
-    branch.steps.append(Step(troubles=(trouble,), harm="", exit_code=run.exit_code, codes=codes_of(run)))
+    branch.kills += run.is_killed
+    branch.steps.append(
+        Step(troubles=(trouble,), met=(trouble,) * met, harm=told, exit_code=run.exit_code, codes=codes_of(run))
+    )
 
 
-def branch_environment(branch: Branch) -> dict[str, str]:
-    """What points the command at the branch's tournament and home."""
-    return {**clean_environment(), **branch.week.environment}
+def _heard(branch: Branch, bell: Bell, run: Run) -> Run:
+    """A run that ends by itself without having made the round safe must have told somebody."""
+    if bell.missed(run, branch.local._core.latest().closes_at_utc):
+        branch.wrong.append(f"a run ended with {run.exit_code}, and no alarm rang: {run.told.strip()[-300:]}")
+    return run
 
 
-def _run(
-    branch: Branch,
-    environment: Mapping[str, str],
-    kill_after_s: float | None = None,
-    server_after_s: float | None = None,
-) -> Run:
-    logs, began_s = branch.logs(), time.monotonic()
+def branch_environment(branch: Branch, bell: Bell) -> dict[str, str]:
+    """What points the command at the branch's tournament and home, and its alarms at the bell."""
+    return {**clean_environment(), **branch.week.environment, "BELL": bell.address}
+
+
+def _run(branch: Branch, environment: Mapping[str, str], hit: Hit | None = None) -> Run:
+    logs, began_s, home = branch.logs(), time.monotonic(), branch.folder / "home"
     logs.mkdir(parents=True)
-    command = [*weekly_command(*SLOTS), "--set", "training.epochs=1", "--set", "data.feature_set=all"]
+    sets = [part for path, text in ASSIGNMENTS.items() for part in ("--set", f"{path}={text}")]
+    command = [sys.executable, "-m", "flows", "weekly", "--config", str(configuration_of(branch.week)), "--json", *sets]
     with (logs / "out.txt").open("wb") as out, (logs / "told.txt").open("wb") as told:
         process = subprocess.Popen(
             command, cwd=ROOT, env=dict(environment), stdin=subprocess.DEVNULL, stdout=out, stderr=told,
             start_new_session=True,
         )  # fmt: skip
-        if server_after_s is not None:
-            _wait(process, server_after_s)
-            _kill_server(branch)
-        if kill_after_s is not None and not _wait(process, kill_after_s):
-            process.kill()
-        assert _wait(process, PATIENCE_S), f"a run took more than {PATIENCE_S:g} s: {(logs / 'told.txt').read_text()}"
-    wait_until(lambda: not processes_of(branch.folder / "home"), LINGER_S)
-    lines = (logs / "out.txt").read_text().splitlines()
-    result = None
+        if hit and not _is_over(process, hit.after_s):
+            _strike(process, hit, home)
+        hangs = not _is_over(process, PATIENCE_S)
+    branch.wrong += _left_behind(home, 0.0 if hangs else LINGER_S)
+    process.wait()
+    lines, result = (logs / "out.txt").read_text().splitlines(), None
     with suppress(ValueError, LookupError):  # it was killed before it could say anything
         result = json.loads(lines[-1])["rounds"][0]
     return Run(
         exit_code=process.returncode, result=result, told=(logs / "told.txt").read_text(errors="replace"),
-        seconds=time.monotonic() - began_s,
+        seconds=time.monotonic() - began_s, hangs=hangs,
+        signals=frozenset({int(signal.SIGKILL)} if hit and hit.struck and hit.command else ()),
     )  # fmt: skip
 
 
-def _wait(process: subprocess.Popen[bytes], seconds: float) -> bool:
+def _strike(process: subprocess.Popen[bytes], hit: Hit, home: Path) -> None:
+    servers = [number for number, command in processes_of(home).items() if "temporary_server" in command]
+    for number in [process.pid] * hit.command + servers * hit.server:
+        with suppress(ProcessLookupError):
+            os.kill(number, signal.SIGKILL)
+            hit.struck = True
+
+
+def _left_behind(home: Path, patience_s: float) -> list[str]:
+    """Ends what is still there after that time, the run itself if it hangs, and says it."""
+    started = time.monotonic()
+    while left := processes_of(home):
+        if time.monotonic() - started > patience_s:
+            for number in left:
+                with suppress(ProcessLookupError):
+                    os.kill(number, signal.SIGKILL)
+            return [f"processes are left behind: {sorted(left.values())}"]
+        time.sleep(0.05)
+    return []
+
+
+def _is_over(process: subprocess.Popen[bytes], seconds: float) -> bool:
     try:
         process.wait(seconds)
     except subprocess.TimeoutExpired:
         return False
     return True
-
-
-def _kill_server(branch: Branch) -> None:
-    for number, command in processes_of(branch.folder / "home").items():
-        if "temporary_server" in command:
-            with suppress(ProcessLookupError):
-                os.kill(number, signal.SIGKILL)
 
 
 def _database(branch: Branch) -> Path:

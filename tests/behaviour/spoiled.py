@@ -145,7 +145,7 @@ SPOILED = {
     "another schema": Spoiled(files=PARQUET, make=_of(_other_schema)),
     "duplicate ids": Spoiled(files=(LIVE,), make=_of(_twice)),
     "ids of another round": Spoiled(files=(LIVE,), make=_of(_other_ids), other_ids=True),
-    "features that are all null": Spoiled(files=PARQUET, make=_of(_null_feature), is_plausible=True),
+    "features that are all null": Spoiled(files=PARQUET, make=_of(_null_feature)),
     "an infinite feature": Spoiled(files=PARQUET, make=_of(_infinite)),
     "an infinite target": Spoiled(files=(TRAIN, VALIDATION), make=_of(_infinite_target)),
     "absurd row counts": Spoiled(files=PARQUET, make=_of(_absurd), is_plausible=True, other_ids=True),

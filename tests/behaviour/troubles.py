@@ -2,7 +2,8 @@
 
 Read `Trouble` and `TROUBLES`. A trouble is drawn with a generator of random numbers that its caller seeds, so that the
 same seed draws the same one. What it does to the tournament or to the files is undone on leaving; what it does to the
-process of the run is the `Harm` that it yields.
+process of the run is the `Harm` that it yields. That it was begun does not say that the run met it: a fault may strike
+nobody, and a signal may come too late (`was_met`).
 """
 
 from __future__ import annotations
@@ -10,14 +11,14 @@ from __future__ import annotations
 import errno
 import random
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from eraflow.rehearsal import Fault, LocalTournament
 from eraflow.store import PARTIAL
-from tests.behaviour.harmed import Harm
+from tests.behaviour.harmed import Harm, Run
 from tests.behaviour.spoiled import SPOILED, spoil
 
 FILES = ("live.parquet", "features.json", "train.parquet", "validation.parquet")
@@ -29,6 +30,7 @@ NOWHERE = {
     "no such host": "https://nowhere.invalid",
     "another host": "http://192.0.2.1",
 }
+RETRY_AFTER = ("0", "1", "120", "Fri, 31 Dec 2027 23:59:59 GMT")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +45,10 @@ class World:
     """Of a round without trouble [s]."""
     points: int
     """Of a round without trouble (`crash_points`)."""
+    times: Sequence[int | None] = (1, 1, 2, 6, None)
+    """How often a fault may strike; None for as long as the run lasts."""
+    after: Sequence[int] = (0, 0, 1, 2)
+    """How many requests it may let pass first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +65,8 @@ class Trouble:
     """Only the tournament's validator can tell, and what it refuses has no effect."""
     other_bytes: bool = False
     """The round may be saved with other predictions than a round without trouble."""
+    may_be_late: bool = False
+    """What is sent may come after the deadline, which passes while it is on its way."""
 
 
 def _where(draw: random.Random) -> str:
@@ -72,33 +80,47 @@ def _of_answers(draw: random.Random) -> str:
     return draw.choice([f"query:{name}" for name in QUERIES] + [f"get:{name}" for name in (*FILES, "submission")])
 
 
-def _fault(what: str, where: Callable[[random.Random], str] = _where, **given: object) -> Callable[..., object]:
-    """Faults of one kind; `n` and `times` may be functions of the draw."""
+@contextmanager
+def _planned(world: World, fault: Fault) -> Iterator[Harm]:
+    world.local.faults.add(fault)
+    try:
+        yield Harm(name=str(fault), fault=fault)
+    finally:
+        world.local.faults.clear()
 
-    @contextmanager
-    def begin(world: World, draw: random.Random) -> Iterator[Harm]:
+
+def _halfway(draw: random.Random) -> str:
+    return draw.choice(("query:dataset", "put", "query:createSubmission"))
+
+
+def _fault(what: str, where: Callable[[random.Random], str] = _where, **given: object) -> Callable[..., object]:
+    """Faults of one kind; whatever is given of one may be a function of the draw."""
+
+    def begin(world: World, draw: random.Random) -> AbstractContextManager[Harm]:
+        drawn = {"times": draw.choice(world.times), "after": draw.choice(world.after)}
         told = {name: value(draw) if callable(value) else value for name, value in given.items()}
-        times = draw.choice((1, 1, 2, 6, None))
-        fault = Fault(where=where(draw), what=what, times=times, after=draw.choice((0, 0, 1, 2)), **told)  # type: ignore[arg-type]
-        world.local.faults.add(fault)
-        try:
-            yield Harm(name=str(fault))
-        finally:
-            world.local.faults.clear()
+        return _planned(world, Fault(where=where(draw), what=what, **{**drawn, **told}))  # type: ignore[arg-type]
 
     return begin
 
 
+def _address(world: World, draw: random.Random) -> AbstractContextManager[Harm]:
+    to, where = draw.choice([*NOWHERE.values(), world.untrusted]), f"query:{draw.choice(HANDS_OUT)}"
+    return _planned(world, Fault(where=where, what="address", to=to, times=draw.choice(world.times)))
+
+
+def _clocks(world: World, draw: random.Random) -> AbstractContextManager[Harm]:
+    """Of some of its answers, or of all."""
+    where, n = f"query:{draw.choice(QUERIES)}", draw.choice((-600, -200, 200, 600))
+    if draw.random() < 0.5:
+        return _planned(world, Fault(where="any query", what="clock", n=n, times=None))
+    return _planned(world, Fault(where=where, what="clock", n=n, times=draw.choice(world.times)))
+
+
 @contextmanager
-def _address(world: World, draw: random.Random) -> Iterator[Harm]:
-    to = draw.choice([*NOWHERE.values(), world.untrusted])
-    world.local.faults.add(
-        Fault(where=f"query:{draw.choice(HANDS_OUT)}", what="address", to=to, times=draw.choice((1, None)))
-    )
-    try:
-        yield Harm(name=to)
-    finally:
-        world.local.faults.clear()
+def _no_api(world: World, draw: random.Random) -> Iterator[Harm]:
+    to = draw.choice([NOWHERE["refused"], NOWHERE["no such host"], world.untrusted])
+    yield Harm(name=to, environment={"ERAFLOW_API_URL": to})
 
 
 @contextmanager
@@ -171,6 +193,11 @@ def _slow_disk(world: World, draw: random.Random) -> Iterator[Harm]:
 
 
 @contextmanager
+def _spoiled_meanwhile(world: World, draw: random.Random) -> Iterator[Harm]:
+    yield Harm(spoils_before=draw.randrange(150), spoils_with=str(draw.random()))
+
+
+@contextmanager
 def _damaged(world: World, draw: random.Random) -> Iterator[Harm]:
     """A file of the home is removed, cut, or has a bit flipped; the ledger may be cut or go."""
     files = sorted(path for path in world.home.rglob("*") if path.is_file() and not path.name.endswith(".lock"))
@@ -228,9 +255,10 @@ TROUBLES = (
     _network("answer cut at byte n", "truncate", _of_answers, n=_bytes),
     _network("answer lost after it took effect", "lost-answer"),
     _network("stalled: one byte a minute", "stall", _of_answers, n=_bytes),
-    _network("slow", "slow", _of_answers, n=lambda draw: int(10 ** draw.uniform(3.5, 5))),
+    _network("slow: the answer trickles", "slow", _of_answers, n=lambda draw: int(10 ** draw.uniform(3.5, 5))),
     _network("never answered", "hang"),
-    _network("429 with Retry-After", "status", code=429, headers={"Retry-After": "1"}),
+    _network("429 with Retry-After", "status", code=429,
+             headers=lambda draw: {"Retry-After": draw.choice(RETRY_AFTER)}),
     _network("5xx", "status", code=lambda draw: draw.choice((500, 502, 503, 504))),
     _network("403", "status", code=403),
     _network("200 with a page of HTML", "html-200"),
@@ -240,21 +268,38 @@ TROUBLES = (
     _network("redirect to another host", "redirect", to="http://192.0.2.1/there"),
     _network("flipped bits on the way", "flip-bits", _of_answers, n=lambda draw: draw.choice((1, 3, 100))),
     Trouble(door="network", name="addresses that lead nowhere, to another host or to untrusted TLS", begin=_address),
+    Trouble(door="network", name="an API that is refused, is nowhere or has untrusted TLS", begin=_no_api),
     Trouble(door="tournament", name="closed, or between rounds", begin=_closed, ends_round=True),
     Trouble(door="tournament", name="a new round in mid-run", other_bytes=True, other_ids=True,
-            begin=_fault("new-round", lambda draw: draw.choice(("query:dataset", "put", "query:createSubmission")))),  # type: ignore[arg-type]
+            begin=_fault("new-round", _halfway)),  # type: ignore[arg-type]
+    Trouble(door="tournament", name="the deadline passes in mid-run", ends_round=True, may_be_late=True,
+            begin=_fault("close", _halfway, times=1)),  # type: ignore[arg-type]
     Trouble(door="tournament", name="the deadline moved earlier", begin=_earlier, other_bytes=True),
     Trouble(door="tournament", name="a slot removed", begin=_without_slot),
     Trouble(door="tournament", name="the data version gone", begin=_without_version),
-    Trouble(door="tournament", name="clocks that disagree by minutes", begin=_fault(  # type: ignore[arg-type]
-        "clock", lambda draw: f"query:{draw.choice(QUERIES)}", n=lambda draw: draw.choice((-600, -200, 200, 600)))),
+    Trouble(door="tournament", name="clocks that disagree by minutes", begin=_clocks),
     *(Trouble(door="data", name=how, begin=_spoiled(how), other_ids=way.other_ids, other_bytes=way.is_plausible)
       for how, way in SPOILED.items()),
     Trouble(door="disk", name="full from the n-th write on", begin=_disk(errno.ENOSPC)),
     Trouble(door="disk", name="full at byte n of a file", begin=_full),
     Trouble(door="disk", name="read-only from the n-th write on", begin=_disk(errno.EROFS)),
-    Trouble(door="disk", name="slow", begin=_slow_disk),
+    Trouble(door="disk", name="a slow disk", begin=_slow_disk),
     Trouble(door="disk", name="a file removed, cut or flipped", begin=_damaged),
+    Trouble(door="disk", name="a file removed or cut under a run", begin=_spoiled_meanwhile),
     Trouble(door="process", name="SIGTERM", begin=_ended),
     Trouble(door="process", name="out of memory", begin=_starved),
 )  # fmt: skip
+
+REFUSED = ("403", "redirect to another host")
+# After these a run ends or goes on within seconds, whatever its time-outs are.
+QUICK = tuple(one for one in TROUBLES if one.name in (*REFUSED, "5xx", "200 with a page of HTML")
+              or one.begin is _address)  # fmt: skip
+
+
+def was_met(harm: Harm, run: Run, struck: Sequence[Fault]) -> bool:
+    """Whether the run met what this harm was to be; `struck` are the faults that did while it was at work."""
+    if harm.signal is not None or harm.stop_before is not None:
+        return run.is_ended if harm.signal == signal.SIGTERM else run.is_killed
+    if harm.fault is not None:
+        return harm.fault in struck
+    return bool(run.spoiled) if harm.spoils_before is not None else True

@@ -6,11 +6,13 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
 
 import pytest
 
 from eraflow import transport
 from eraflow.errors import TransientError
+from eraflow.later import Later
 from eraflow.rehearsal.server import LocalTournament
 from eraflow.transport import NotSentError, get, post_json, put
 from tests.eraflow.raw_server import OK, Server, cutting, for_ever, sending
@@ -19,6 +21,16 @@ from tests.eraflow.talking import asked
 
 TAKEN = sending(OK + b"Content-Length: 0\r\n\r\n")
 GZIP, NOTHING = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03", b"\x00\x00\x00\xff\xff"
+
+
+class Kept(Later[Any]):
+    """Those that were begun, so that a test can wait for the end of what was given up."""
+
+    begun: ClassVar[list[Later[Any]]] = []
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.begun.append(self)
 
 
 class NameServer:
@@ -36,10 +48,7 @@ class NameServer:
     def answer(self) -> None:
         """It answers; returns when what it was asked for has been done or given up."""
         self._answers.set()
-        for thread in threading.enumerate():
-            if thread.name.startswith("eraflow-"):
-                thread.join(10)
-                assert not thread.is_alive()
+        assert all(later._over.wait(10) for later in Kept.begun)
 
 
 @pytest.fixture
@@ -47,6 +56,8 @@ def names(monkeypatch: pytest.MonkeyPatch) -> Iterator[NameServer]:
     found = NameServer()
     monkeypatch.setattr(socket, "getaddrinfo", found)
     monkeypatch.setattr(transport, "REACH_LIMIT_S", 0.2)
+    monkeypatch.setattr(transport, "Later", Kept)
+    monkeypatch.setattr(Kept, "begun", [])
     yield found
     found.answer()
 

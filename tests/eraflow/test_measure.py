@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import _thread
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +15,7 @@ import pytest
 from eraflow import measure
 from eraflow.measure import Cost, Meter
 from eraflow.progress import silent
+from tests.behaviour.week import wait_until
 
 MIB = 1 << 20
 
@@ -59,9 +60,10 @@ def test_a_stage_that_fails_is_timed_and_its_error_goes_on() -> None:
 
 
 def test_no_sampler_outlives_its_stage() -> None:
+    before = _thread._count()
     with Meter().stage("dataset"):
-        assert any(thread.name == "eraflow-memory" for thread in threading.enumerate())
-    assert not any(thread.name == "eraflow-memory" for thread in threading.enumerate())
+        assert _thread._count() == before + 1
+    wait_until(lambda: _thread._count() == before)
 
 
 @pytest.mark.usefixtures("sampled_often")
