@@ -60,7 +60,8 @@ def stand_in(
 ) -> StandIn:
     """Predictions of the newest good model, or of the benchmark if that is allowed; downloads live data alone.
 
-    With `better_than` only a model whose mean era Spearman is above it, and no benchmark. Raises `NoStandInError`.
+    With `better_than` only a model of the same recipe whose mean era Spearman is above it (another recipe's may be of
+    another target), and no benchmark. Raises `NoStandInError`.
     """
     tournament, store, config = Tournament.from_environment(), Store.open(request.home), request.config
     file = _live_file(request, tournament, store, opened, progress)
@@ -92,7 +93,7 @@ def _older_model(
     wanted, into = wanted_recipe(request, recipe), _decoded(store, opened)
     models = good_models(store, request.config, wanted, features, tournament.now_utc())
     for found in models:
-        if better_than is not None and score_of(found) <= better_than:
+        if better_than is not None and (found.recipe.name != wanted.name or score_of(found) <= better_than):
             continue
         live = decode(file.path, into=into, sha256=file.sha256, features=found.features, kind="live")
         try:

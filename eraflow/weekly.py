@@ -152,14 +152,16 @@ def _predictions(week: _Week, steps: Steps, opened: Round | None, recipe: str) -
         if opened is None:
             raise
         return _stand_in(week, steps, opened, recipe, error.message)
-    score = model.validation["spearman_mean"]
-    against = request.config.fallback.against_score(score)
+    score, fallback = model.validation["spearman_mean"], request.config.fallback
+    against = fallback.against_score(score)
     if opened is not None and request.submit and (model.cut or against):
         why = f"the fresh model of {recipe} {against or 'was cut to be in time'}"
+        may_be_sent = not (model.cut and against)
+        better_than = (fallback.min_spearman if against else score) if may_be_sent else None
         try:
-            return _stand_in(week, steps, opened, recipe, why, better_than=None if against else score)
+            return _stand_in(week, steps, opened, recipe, why, better_than=better_than)
         except EraflowError as error:
-            if model.cut and against:
+            if not may_be_sent:
                 raise
             logger.warning("%s; it predicts all the same: %s", why, error.message)
     return week.timed("prediction", steps.predict, request, prepared, model)

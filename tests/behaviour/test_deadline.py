@@ -291,6 +291,13 @@ def test_a_good_older_model_goes_before_a_fresh_one_that_is_not_good(week: Week)
     assert "not above fallback.min_spearman = 0.99" in str(receipt.note)
 
 
+def test_a_fresh_model_that_is_not_good_goes_before_one_of_another_recipe(week: Week) -> None:
+    trained_before(week, **{"validation": _validation(week, 0.995)})
+    result = week.play(week.request(slots=ONE, recipe="fastai-tabular", assignments=HIGH_FLOOR))
+    assert the_receipt(result) == ("submitted", "fresh", "bytes")
+    assert by_slot(result)["rehearsal_one"].recipe == "fastai-tabular"
+
+
 def test_a_fresh_model_that_is_not_good_is_sent_where_nothing_stands_in_and_the_receipt_says_so(week: Week) -> None:
     result = week.play(week.request(slots=ONE, assignments=HIGH_FLOOR))
     assert the_receipt(result) == ("submitted", "fresh", "bytes")
