@@ -28,6 +28,8 @@ class _Silence(logging.Filter):
 _silence = _Silence()
 # They write whole addresses: apprise its own, urllib3 the path, in which some services have their token.
 TALKATIVE = ("apprise", "urllib3.connectionpool", "urllib3.util.retry")
+# What libraries raise in place of MemoryError says.
+NO_MEMORY = ("can't start new thread", "allocate memory", "out of memory")
 
 
 @contextmanager
@@ -54,7 +56,7 @@ def without_secrets(text: str, secrets: tuple[str, ...] = ()) -> str:
 
 def unexpected(error: Exception) -> EraflowError:
     """The error of ours for one that nobody expected."""
-    if isinstance(error, MemoryError) or "can't start new thread" in str(error):
+    if isinstance(error, MemoryError) or any(text in str(error).lower() for text in NO_MEMORY):
         return EraflowError(
             f"there must be more memory for this, however it has run out ({type(error).__name__}); end other programs,"
             " or choose a smaller feature set or recipe, then run the same again",

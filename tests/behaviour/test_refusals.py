@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import os
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -168,6 +170,9 @@ def test_a_folder_that_lacks_some_of_the_rounds_ids_is_refused(week: Week, marke
         (TimeoutError("task timed out"), "unexpected"),
         (MemoryError(), "no-memory"),
         (RuntimeError("can't start new thread"), "no-memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."), "no-memory"),
+        (RuntimeError("CUDA out of memory."), "no-memory"),
+        (OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)), "no-memory"),
     ],
 )
 def test_an_unexpected_error_costs_its_own_slots_and_no_other(
