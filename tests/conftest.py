@@ -22,6 +22,14 @@ settings.register_profile(
 settings.load_profile("eraflow")
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What tests have counted, whichever process they ran in."""
+    reports = [one for found in terminalreporter.stats.values() for one in found]
+    told = {text for one in reports for name, text in getattr(one, "user_properties", ()) if name == "counted"}
+    for line in sorted(told):
+        terminalreporter.line(line)
+
+
 @pytest.fixture
 def shared_real() -> Path:
     """The folder of real material beside the checkout; skips where there is none, and fails on CI."""

@@ -14,6 +14,7 @@ import hashlib
 import os
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +39,7 @@ ALIKE, WEIGHTS = (".parquet", ".npy", ".csv"), ".safetensors"
 class Scene:
     """Where every stop of a scene begins: a tournament with an open round, and a home."""
 
+    name: str
     folder: Path
     points: Points
     digests: dict[str, str]
@@ -74,8 +76,9 @@ def scene(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
             _point(week, patch)
             points = points_of(week.environment, request_of(week), folder / "told")
             sha256 = week.play(request_of(week)).receipts[0].sha256
-    request.config.get_terminal_writer().line(f"\n{request.param}: {len(points.names)} points")
-    return Scene(folder=begun, points=points, digests=_digests(played / "home"), sha256=sha256)
+    return Scene(
+        name=request.param, folder=begun, points=points, digests=_digests(played / "home"), sha256=sha256
+    )  # fmt: skip
 
 
 def _stop_at_each(scene: Scene, part: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,7 +120,10 @@ def test_a_round_stopped_at_any_other_point_is_too(
     _stop_at_each(scene, part, tmp_path, monkeypatch)
 
 
-def test_whatever_a_round_does_to_the_world_goes_through_the_doors(scene: Scene) -> None:
+def test_whatever_a_round_does_to_the_world_goes_through_the_doors(
+    scene: Scene, record_property: Callable[[str, object], None]
+) -> None:
+    record_property("counted", f"{scene.name} can be stopped at {len(scene.points.names)} points")
     assert scene.points.around_the_doors == []
 
 
