@@ -72,7 +72,8 @@ def main() -> int:
     print(text)
     if given.write:
         command = f"python -m benchmarks.soak {' '.join(sys.argv[1:])}"
-        given.write.write_text(written(given.write.read_text(encoding="utf-8"), text, command), encoding="utf-8")
+        page = written(given.write.read_text(encoding="utf-8"), text, command, given.seed)
+        given.write.write_text(page, encoding="utf-8")
     return 1 if any(one["wrong"] for one in entries) else 0
 
 
@@ -280,11 +281,11 @@ def _kills(entries: Sequence[Mapping[str, Any]]) -> int:
     return sum(int(entry["kills"]) for entry in entries)
 
 
-def written(page: str, table: str, command: str) -> str:
+def written(page: str, table: str, command: str, seed: int) -> str:
     """The page with the new table between its marks."""
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)  # noqa: S607
     machine = f"{os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}"
-    where = f"`{command}`, commit {commit.stdout.strip()}, {machine}, {datetime.now(UTC):%Y-%m-%d}."
+    where = f"`{command}`, seed {seed}, commit {commit.stdout.strip()}, {machine}, {datetime.now(UTC):%Y-%m-%d}."
     before, begin, rest = page.partition(BEGIN)
     if not begin or END not in rest:
         raise SystemExit(f"the page must have {BEGIN} and {END}, however it has not")

@@ -87,13 +87,13 @@ def test_only_what_a_run_met_is_counted() -> None:
 
 def test_only_what_stands_between_the_marks_of_a_page_is_written() -> None:
     page = "before\n<!-- what `benchmarks.soak` writes begins -->\nold\n<!-- and ends -->\nafter\n"
-    new = written(page, "| table |", "python -m benchmarks.soak --home build/soak")
+    new = written(page, "| table |", "python -m benchmarks.soak --home build/soak", 3)
     assert (new.startswith("before\n<!--"), new.endswith("<!-- and ends -->\nafter\n"), "old" in new) == (
         True, True, False
     )  # fmt: skip
-    assert "`python -m benchmarks.soak --home build/soak`, commit " in new
+    assert "`python -m benchmarks.soak --home build/soak`, seed 3, commit " in new
     with pytest.raises(SystemExit, match="the page must have"):
-        written("a page without marks", "", "")
+        written("a page without marks", "", "", 0)
 
 
 def test_no_two_troubles_have_one_name() -> None:
