@@ -311,14 +311,13 @@ def _read_back(
 def _verified_how(
     tournament: Tournament, attempt: Attempt, slot: Slot
 ) -> tuple[Literal["bytes", "listed"] | None, str]:
-    identity = str(attempt.submission_id)
+    identity, complaint = str(attempt.submission_id), tournament.complaint(slot.model_id, str(attempt.stored_as))
+    if complaint:
+        return None, f"the tournament refuses it: {complaint}"
     try:
         data = tournament.submitted_bytes(identity)
         if hashlib.sha256(data).hexdigest() != attempt.sha256:
             return None, "the bytes that came back are not those that were sent"
-        complaint = tournament.complaint(slot.model_id, str(attempt.stored_as))
-        if complaint:
-            return None, f"the tournament refuses it: {complaint}"
         if not attempt.late and not _counts(tournament, attempt, slot):
             return None, f"its bytes are there, but it does not count for round {attempt.round}"
         return "bytes", ""

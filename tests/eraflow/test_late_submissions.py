@@ -9,7 +9,7 @@ from eraflow.rehearsal.server import LocalTournament
 from eraflow.result import RoundResult
 from eraflow.rounds import Round
 from eraflow.verdict import verdict
-from tests.eraflow.sender import LATE, SLOT, Sender
+from tests.eraflow.sender import LATE, NO_DOWNLOAD, SLOT, Sender
 
 
 def after_the_deadline(one: Sender, other: Sender) -> Round:
@@ -62,3 +62,14 @@ def test_a_submission_to_the_next_round_is_no_late_one_of_this(
         one.send(order, settings=LATE)
     assert caught.value.code == "round-overtaken"
     assert [entry.slot for entry in local.submissions()] == [SLOT]
+
+
+def test_a_late_one_that_the_validator_refuses_is_not_verified_by_being_listed(
+    one: Sender, local: LocalTournament
+) -> None:
+    local.set_scopes(NO_DOWNLOAD)
+    local.close_round()
+    one.ids = [f"n{number:015x}" for number in range(len(one.ids))]
+    found = one.send(settings=LATE)
+    assert (found.verified, found.exit_code) == (False, 1)
+    assert "the tournament refuses it" in str(found.error_message)
