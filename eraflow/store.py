@@ -16,6 +16,7 @@ is for `eraflow.prune` to say.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import json
 import os
@@ -37,6 +38,7 @@ from eraflow.errors import InputError, StorageError
 PARTIAL = ".partial-"
 STATE_FILE = "up.json"
 """What `eraflow up` says of itself while it runs."""
+ANOTHER_HOME = "set ERAFLOW_HOME to one that can"
 BLOCK_BYTES = 1 << 20
 # A partial file that nobody has touched for this long belongs to a process that is gone.
 ABANDONED_S = 24 * 3600.0
@@ -60,6 +62,18 @@ class Manifest:
     fetched_at_utc: str
 
 
+def against_home(home: Path) -> str | None:
+    """Why nothing can be kept in the folder `home`; None if it can, or if it is not there yet. Makes nothing."""
+    if not os.path.lexists(home):
+        return None
+    if not os.path.isdir(home):  # Path.is_dir raises where a folder above may not be looked into
+        return f"the folder {home} cannot be used: {os.strerror(errno.ENOTDIR)}"
+    effective = os.access in os.supports_effective_ids
+    if not os.access(home, os.W_OK | os.X_OK, effective_ids=effective):
+        return f"the folder {home} cannot be used: {os.strerror(errno.EACCES)}"
+    return None
+
+
 @dataclass(frozen=True)
 class Store:
     """The folders below one home."""
@@ -67,17 +81,18 @@ class Store:
     home: Path
 
     @classmethod
-    def open(cls, home: Path) -> Store:
-        """The store at `home`, created owner-only if it is not there. Raises `StorageError` if that can't be.
+    def open(cls, home: Path, instead: str = ANOTHER_HOME) -> Store:
+        """The store at `home`, created owner-only if it is not there.
 
-        A folder that was there keeps its mode: it may be one that others use too.
+        A folder that was there keeps its mode: it may be one that others use too. Raises `StorageError` if it can't be
+        made or written to; `instead` says what to do then.
         """
         try:
             home.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
-            raise StorageError(
-                f"the folder {home} cannot be used: {error.strerror}; set ERAFLOW_HOME to one that can"
-            ) from error
+            raise StorageError(f"the folder {home} cannot be used: {error.strerror}; {instead}") from error
+        if why := against_home(home):
+            raise StorageError(f"{why}; {instead}")
         return cls(home.resolve())
 
     @property

@@ -311,13 +311,13 @@ def _read_back(
 def _verified_how(
     tournament: Tournament, attempt: Attempt, slot: Slot
 ) -> tuple[Literal["bytes", "listed"] | None, str]:
-    identity, complaint = str(attempt.submission_id), tournament.complaint(slot.model_id, str(attempt.stored_as))
-    if complaint:
-        return None, f"the tournament refuses it: {complaint}"
+    identity = str(attempt.submission_id)
     try:
         data = tournament.submitted_bytes(identity)
         if hashlib.sha256(data).hexdigest() != attempt.sha256:
             return None, "the bytes that came back are not those that were sent"
+        if complaint := tournament.complaint(slot.model_id, str(attempt.stored_as)):
+            return None, f"the tournament refuses it: {complaint}"
         if not attempt.late and not _counts(tournament, attempt, slot):
             return None, f"its bytes are there, but it does not count for round {attempt.round}"
         return "bytes", ""
@@ -327,7 +327,8 @@ def _verified_how(
         # A late one waits for the next round: it is listed, but not selected.
         there = tournament.listed(slot.model_id) if attempt.late else tournament.selected(slot.model_id, attempt.round)
         if any(entry.id == identity for entry in there):
-            return "listed", ""
+            complaint = tournament.complaint(slot.model_id, str(attempt.stored_as))
+            return (None, f"the tournament refuses it: {complaint}") if complaint else ("listed", "")
         return None, f"{reason}; nor is it listed as {'a' if attempt.late else 'the selected'} submission"
     except EraflowError as error:
         return None, error.message

@@ -69,10 +69,10 @@ def unexpected(error: Exception) -> EraflowError:
 
 def way_to(error: BaseException) -> str:
     """The way to an error and to those it came of, without their texts."""
-    told, found = "", error
-    while True:
+    told, seen = "", list[BaseException]()
+    found: BaseException | None = error
+    while found is not None and found not in seen:
         told += "".join([f"traceback of {type(found).__name__}:\n", *traceback.format_tb(found.__traceback__)])
-        origin = found.__cause__ or found.__context__
-        if origin is None:
-            return told
-        found = origin
+        seen.append(found)
+        found = found.__cause__ or found.__context__
+    return told

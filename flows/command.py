@@ -370,11 +370,11 @@ def _show_rounds(results: Sequence[Any], options: argparse.Namespace) -> int:
 
 
 def _tournament(options: argparse.Namespace) -> int:
-    from flows.home import usable
+    from eraflow.store import Store
     from flows.rehearse import serve_tournament
 
     return serve_tournament(
-        usable(options.home, "give --home a folder that can"),
+        Store.open(options.home, "give --home a folder that can").home,
         options.port,
         options.data_from,
         show=show,

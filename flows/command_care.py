@@ -50,10 +50,10 @@ def _with_home(found: Status, home: Path) -> Status:
     """`found` with a warning where nothing could be kept in the home, which looking at it does not show."""
     from dataclasses import replace
 
-    from flows.home import OF_THE_ENVIRONMENT, against
+    from eraflow.store import ANOTHER_HOME, against_home
 
-    why = against(home)
-    return replace(found, warnings=(f"{why}; {OF_THE_ENVIRONMENT}", *found.warnings)) if why else found
+    why = against_home(home)
+    return replace(found, warnings=(f"{why}; {ANOTHER_HOME}", *found.warnings)) if why else found
 
 
 def doctor(options: argparse.Namespace) -> int:

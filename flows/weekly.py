@@ -16,7 +16,6 @@ from eraflow.store import Store
 from eraflow.tell import alarm_config, tell
 from eraflow.weekly import is_ours, plain_steps, play
 from flows import prefect_home
-from flows.home import usable
 
 logger = logging.getLogger("eraflow")
 
@@ -28,7 +27,7 @@ def run_weekly(request: Request) -> RoundResult:
     be written to there is no ledger, so nothing is played.
     """
     try:
-        usable(request.home)
+        Store.open(request.home)
     except StorageError as error:
         return _refused(request, error)
     results: list[RoundResult] = []

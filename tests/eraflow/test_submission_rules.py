@@ -210,7 +210,7 @@ def test_a_read_back_that_fails_at_first_is_asked_again(one: Sender, local: Loca
     # Five tries of one download, then the list, which fails too: looked at again after half a second.
     local.faults.add(
         Fault(where="get:submission", what="reset-before", times=5),
-        Fault(where="query:model", what="status", code=503, times=5, after=2),
+        Fault(where="query:model", what="status", code=503, times=5, after=1),
     )
     assert one.send().verified == "bytes"
     assert waiting.slept_s == [0.5]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from eraflow.errors import StorageError
-from flows.home import against, usable
+from eraflow.store import Store, against_home
 
 NOBODY = 65534
 
@@ -39,25 +39,25 @@ def as_nobody() -> Iterator[None]:
 
 def test_a_home_is_made_for_its_owner_alone(tmp_path: Path) -> None:
     home = tmp_path / "a" / "home"
-    assert against(home) is None
+    assert against_home(home) is None
     assert not home.exists(), "asking makes nothing"
-    assert usable(home) == home
+    assert Store.open(home).home == home
     assert home.stat().st_mode & 0o777 == 0o700
 
 
 def test_a_file_is_no_home(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    assert against(tmp_path / "file") == f"the folder {tmp_path}/file cannot be used: Not a directory"
+    assert against_home(tmp_path / "file") == f"the folder {tmp_path}/file cannot be used: Not a directory"
     with pytest.raises(StorageError, match="file cannot be used: File exists; set ERAFLOW_HOME to one that can"):
-        usable(tmp_path / "file")
+        Store.open(tmp_path / "file")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="elsewhere the mode says nothing")
 def test_a_folder_that_may_not_be_written_to_is_no_home(folder: Path) -> None:
     folder.chmod(0o555)
     with as_nobody():
-        assert against(folder) == f"the folder {folder} cannot be used: Permission denied"
+        assert against_home(folder) == f"the folder {folder} cannot be used: Permission denied"
         with pytest.raises(StorageError, match="Permission denied; give another"):
-            usable(folder, "give another")
+            Store.open(folder, "give another")
         with pytest.raises(StorageError, match="Permission denied; give another"):
-            usable(folder / "home", "give another")
+            Store.open(folder / "home", "give another")
