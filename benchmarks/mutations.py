@@ -292,7 +292,7 @@ def _document(outcomes: Sequence[Outcome], redundant: Mapping[str, str], seconds
         claim=f"{_counted(outcomes)}.",
         table="\n".join(f"| {' | '.join(cells)} |" for cells in rows),
         redundant="\n".join(f"- {guard}: {held}" for guard, held in redundant.items()),
-        command="`python -m benchmarks.mutations --write docs/mutations.md`",
+        command="`.venv/bin/python -m benchmarks.mutations --write docs/mutations.md`",
         guards=len(outcomes),
         seconds=seconds,
         hung_s=HUNG_AFTER_S,

@@ -71,7 +71,7 @@ def main() -> int:
     text = told(entries)
     print(text)
     if given.write:
-        command = f"python -m benchmarks.soak {' '.join(sys.argv[1:])}"
+        command = f".venv/bin/python -m benchmarks.soak {' '.join(sys.argv[1:])}"
         page = written(given.write.read_text(encoding="utf-8"), text, command, given.seed)
         given.write.write_text(page, encoding="utf-8")
     return 1 if any(one["wrong"] for one in entries) else 0

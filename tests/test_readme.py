@@ -61,12 +61,17 @@ def test_every_linked_file_exists() -> None:
 
 
 def test_every_benchmark_that_is_named_exists_and_says_in_which_environment_it_runs() -> None:
-    named = re.findall(r"([^` ]*)python (-m )?benchmarks[./](\w+)", README)
-    assert len(named) >= 8
-    for environment, flag, script in named:
-        assert environment in (".venv/bin/", ".venv-bench/bin/"), script
-        assert flag, f"{script} is named by its path"
-        assert (ROOT / "benchmarks" / f"{script}.py").is_file(), script
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    named = [
+        (page.name, *found)
+        for page in pages
+        for found in re.findall(r"([^`( ]*)python3?\s+(-m\s+)?benchmarks[./](\w+)", page.read_text(encoding="utf-8"))
+    ]
+    assert len(named) >= 30
+    for page, environment, flag, script in named:
+        assert environment in (".venv/bin/", ".venv-bench/bin/"), (page, script)
+        assert flag, f"{page}: {script} is named by its path"
+        assert (ROOT / "benchmarks" / f"{script}.py").is_file(), (page, script)
 
 
 def test_the_recipes_that_are_named_exist() -> None:
