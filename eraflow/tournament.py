@@ -7,6 +7,7 @@ from top to bottom: the round, the slots, files in, predictions out, read-back, 
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import time
@@ -44,6 +45,8 @@ from eraflow.transport import Downloaded, Freshness, NotSentError
 from eraflow.untold import without_secrets
 
 __all__ = ["API_URL", "Keys", "Listed", "ScoreEntry", "Slot", "Tournament"]
+
+logger = logging.getLogger("eraflow")
 
 T = TypeVar("T")
 
@@ -364,7 +367,7 @@ class Tournament:
         *,
         also: type[EraflowError] | tuple[()] = (),
     ) -> T:
-        for wait_s in (*RETRY_WAITS_S, None):
+        for tried, wait_s in enumerate((*RETRY_WAITS_S, None), 1):
             try:
                 return once()
             except EraflowError as error:
@@ -376,7 +379,9 @@ class Tournament:
                         # that would take a quarter of an hour where the API hangs.
                         passing.given_up = True
                     raise
-                self._sleep(min(max(wait_s, (passing and passing.retry_after_s) or 0.0), LONGEST_WAIT_S))
+                pause_s = min(max(wait_s, (passing and passing.retry_after_s) or 0.0), LONGEST_WAIT_S)
+                logger.info("try %d of %d in %g s: %s", tried + 1, len(RETRY_WAITS_S) + 1, pause_s, error.message)
+                self._sleep(pause_s)
         raise AssertionError("unreachable")
 
     def _address(self, name: str, round_number: int | None) -> str:

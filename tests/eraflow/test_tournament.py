@@ -209,6 +209,18 @@ def test_a_passing_fault_is_asked_again(
     assert door.current_round().number == 1401
 
 
+def test_each_wait_before_another_try_is_told_with_its_reason(
+    local: LocalTournament, door: Tournament, caplog: pytest.LogCaptureFixture
+) -> None:
+    local.faults.add(Fault(where="any query", what="status", code=503, times=2))
+    with caplog.at_level("INFO", "eraflow"):
+        door.current_round()
+    assert caplog.messages == [
+        "try 2 of 5 in 0.5 s: the tournament's API answered 503; try again later",
+        "try 3 of 5 in 2 s: the tournament's API answered 503; try again later",
+    ]
+
+
 @pytest.mark.parametrize(("what", "more"), FAULTS)
 def test_a_fault_that_stays_is_a_transient_error_after_bounded_tries(
     what: What, more: dict[str, Any], local: LocalTournament, door: Tournament
