@@ -61,9 +61,13 @@ class Queries:
         return self._keys
 
     def send(
-        self, query: str, variables: Mapping[str, Any] | None = None, authorization: bool = False
+        self,
+        query: str,
+        variables: Mapping[str, Any] | None = None,
+        authorization: bool = False,
+        leaves_within_s: float | None = None,
     ) -> dict[str, Any]:
-        """The answer `{"data": {...}}` to one query, sent once.
+        """The answer `{"data": {...}}` to one query, sent once, or not at all once `leaves_within_s` [s] have passed.
 
         Raises `TransientError` (`NotSentError` if it never left), `ClosedError`, `CredentialsError` or `RefusedError`.
         """
@@ -71,7 +75,8 @@ class Queries:
         if authorization:
             keys = self.require_keys()
             headers["Authorization"] = f"Token {keys.public_id}${keys.secret_key}"
-        answer = transport.post_json(self._url, {"query": query, "variables": variables}, headers)
+        body = {"query": query, "variables": variables}
+        answer = transport.post_json(self._url, body, headers, leaves_within_s)
         if answer.date_utc is not None:
             self._clock.heard(answer.date_utc)
         return self._judged(answer)

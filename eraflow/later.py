@@ -1,10 +1,11 @@
-"""A call in a thread of its own, waited for no longer than one likes, whatever it hangs on."""
+"""A call in a thread of its own, waited for no longer than one likes, and a block that is ended from outside."""
 
 from __future__ import annotations
 
 import _thread
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 from eraflow.errors import TransientError
@@ -49,3 +50,23 @@ class Later(Generic[T]):
             self._error = error
         finally:
             self._over.set()
+
+
+@contextmanager
+def cut_off(end: Callable[[], object], after_s: float) -> Iterator[threading.Event]:
+    """Calls `end` if the block is not over after `after_s` [s], and sets the event then; never once it is over."""
+    is_cut, is_over, either = threading.Event(), threading.Event(), threading.Lock()
+
+    def cut() -> None:
+        is_over.wait(after_s)
+        with either:
+            if not is_over.is_set():
+                is_cut.set()
+                end()
+
+    start(cut)
+    try:
+        yield is_cut
+    finally:
+        with either:
+            is_over.set()

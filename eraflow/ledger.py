@@ -9,7 +9,7 @@ and a lost ledger only means that our own submission looks like somebody else's.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
@@ -24,7 +24,7 @@ from eraflow.store import utc_text
 # submitted: its id is known · verified: read back · failed: it certainly did not take effect
 State = Literal["started", "uploaded", "sending", "submitted", "verified", "failed"]
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 2
 _SCHEMAS = (
     """
 CREATE TABLE IF NOT EXISTS attempts (
@@ -58,9 +58,12 @@ CREATE TABLE scores (
     PRIMARY KEY (tournament, round, slot, name, version, day)
 );
 """,
-    "ALTER TABLE attempts ADD COLUMN slot_id TEXT",
 )
 """What leads from each version to the next, from an empty file on."""
+# A column that is only added does not raise the version: an eraflow from before it reads the file and leaves NULL in
+# it, whereas a higher version would have it refuse every round after an upgrade was taken back, or while its process
+# still runs.
+_SLOT_ID = "ALTER TABLE attempts ADD COLUMN slot_id TEXT"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +91,7 @@ class Attempt:
     model_id: str | None
     """The model that predicted; None for a benchmark, and in attempts that are older than this column."""
     slot_id: str | None
-    """Of the tournament: another slot may get the name. None in attempts that are older than this column."""
+    """Of the tournament: another slot may get the name. None in attempts of an eraflow from before this column."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +131,7 @@ class Ledger:
     def __init__(self, path: Path, tournament: str) -> None:
         self.path, self.tournament = path, tournament
         with self._connected() as connection:
-            if _version(connection) < SCHEMA_VERSION:
+            if _missing(connection):
                 _bring_up_to_date(connection)
             if (version := _version(connection)) != SCHEMA_VERSION:
                 raise StorageError(
@@ -157,25 +160,24 @@ class Ledger:
         submission_id: str | None = None,
         verified: str | None = None,
         sent_at_utc: str | None = None,
+        late: bool | None = None,
         error: str | None = None,
     ) -> None:
         """Move an attempt on to `state`; what is not given stays as it was."""
         self._write(
             "UPDATE attempts SET state = ?, stored_as = coalesce(?, stored_as), verified = coalesce(?, verified),"
             " submission_id = coalesce(?, submission_id), sent_at_utc = coalesce(?, sent_at_utc),"
-            " error = coalesce(?, error) WHERE id = ?",
-            (state, stored_as, verified, submission_id, sent_at_utc, error, attempt_id),
+            " late = coalesce(?, late), error = coalesce(?, error) WHERE id = ?",
+            (state, stored_as, verified, submission_id, sent_at_utc, late, error, attempt_id),
         )
 
     def attempts(self, round_number: int, slot: str, slot_id: str | None = None) -> list[Attempt]:
-        """All attempts for a slot of a round, newest first; without `slot_id` for the newest slot of this name."""
+        """All attempts for a slot of a round, newest first; which these are says `of_slot`."""
         rows = self._read(
-            "SELECT * FROM attempts WHERE tournament = ? AND round = ? AND slot = ? ORDER BY id DESC",
-            (self.tournament, round_number, slot),
+            "SELECT * FROM attempts WHERE tournament = ? AND round = ? ORDER BY id DESC",
+            (self.tournament, round_number),
         )
-        found = [_attempt(row) for row in rows]
-        slot_id = slot_id or next((one.slot_id for one in found if one.slot_id), None)
-        return [one for one in found if one.slot_id in (None, slot_id)]
+        return of_slot([_attempt(row) for row in rows], slot, slot_id)
 
     def attempt(self, attempt_id: int) -> Attempt:
         return _attempt(self._read("SELECT * FROM attempts WHERE id = ?", (attempt_id,))[0])
@@ -291,16 +293,36 @@ class Ledger:
             ) from error
 
 
+def of_slot(attempts: Sequence[Attempt], slot: str, slot_id: str | None = None) -> list[Attempt]:
+    """Those of a round's `attempts`, newest first, that are of one slot.
+
+    With `slot_id` these are the slot's own, whatever it was called then; without it those of the newest slot that had
+    this name. Attempts that know no id belong to every slot of their name.
+    """
+    if slot_id is None:
+        attempts = [one for one in attempts if one.slot == slot]
+        slot_id = next((one.slot_id for one in attempts if one.slot_id), None)
+    return [one for one in attempts if one.slot_id == slot_id or (one.slot_id is None and one.slot == slot)]
+
+
 def _version(connection: sqlite3.Connection) -> int:
     return int(connection.execute("PRAGMA user_version").fetchone()[0])
 
 
+def _missing(connection: sqlite3.Connection) -> list[str]:
+    """The scripts that this file still needs; none for a newer version's."""
+    version = _version(connection)
+    columns = [row["name"] for row in connection.execute("PRAGMA table_info(attempts)")]
+    added = [_SLOT_ID] if version <= SCHEMA_VERSION and "slot_id" not in columns else []
+    return [*_SCHEMAS[version:], *added]
+
+
 def _bring_up_to_date(connection: sqlite3.Connection) -> None:
-    """One transaction, begun before the version is read, because two processes may find the same old file."""
+    """One transaction, begun before it is asked what is missing, because two processes may find the same old file."""
     connection.isolation_level = None
     connection.execute("BEGIN IMMEDIATE")
     try:
-        for script in _SCHEMAS[_version(connection) :]:
+        for script in _missing(connection):
             for statement in filter(str.strip, script.split(";")):
                 connection.execute(statement)
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")

@@ -8,6 +8,7 @@ Shape letters: N rows, M rows of one era, F features, K prediction columns.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ import numpy.typing as npt
 
 from eraflow.eras import Rows as EraRows
 from eraflow.eras import as_columns, as_matrix, rows_by_era
-from eraflow.errors import InputError
+from eraflow.errors import DataError, InputError
 from eraflow.neutral import Neutralizer
 from eraflow.ranks import centred_ranks
 
@@ -107,3 +108,18 @@ def _eras(prediction: npt.NDArray[Any], era: Any) -> list[EraRows]:
     if era_N.dtype.kind not in "iu":
         era_N = np.unique(era_N, return_inverse=True)[1]
     return rows_by_era(era_N)[1]
+
+
+def canonical_csv(ids: Sequence[str], prediction_N: F64) -> bytes:
+    """The one CSV text of these predictions: header, live order, shortest exact decimals, line feeds.
+
+    `prediction_N` is float64 [N] inside (0, 1). Raises `DataError` for an id that a CSV would have to quote.
+    """
+    odd = [identity for identity in ids if not re.fullmatch(r"[!#-+\--~]+", identity)]
+    if odd:
+        raise DataError(
+            "every live id must be of printable ASCII characters without spaces, commas and quotes, however"
+            f" {len(odd):,} are not, as {odd[0][:40]!r}; nothing was sent; fetch the live data again"
+        )
+    lines = [f"{identity},{float(value)!r}" for identity, value in zip(ids, prediction_N, strict=True)]
+    return "\n".join(["id,prediction", *lines, ""]).encode()

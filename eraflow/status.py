@@ -21,7 +21,7 @@ from eraflow.at_work import at_work_s
 from eraflow.entries import version_key
 from eraflow.errors import EraflowError
 from eraflow.later import Later
-from eraflow.ledger import AlarmNote, Attempt, Ledger
+from eraflow.ledger import AlarmNote, Attempt, Ledger, of_slot
 from eraflow.receipt import Receipt
 from eraflow.rounds import Round, system_now_utc
 from eraflow.store import Store
@@ -257,10 +257,8 @@ def _slots(configuration: Configuration | None, attempts: Sequence[Attempt]) -> 
 
 
 def _receipts(attempts: Sequence[Attempt], at: Round, slots: Mapping[str, str]) -> tuple[Receipt, ...]:
-    return tuple(
-        receipt_of([a for a in attempts if a.round == at.number and a.slot == slot], at, at.number, slot, recipe)
-        for slot, recipe in slots.items()
-    )
+    here = [a for a in attempts if a.round == at.number]
+    return tuple(receipt_of(of_slot(here, slot), at, at.number, slot, recipe) for slot, recipe in slots.items())
 
 
 def _past(attempts: Sequence[Attempt], at: Round | None, times: Mapping[int, Round]) -> tuple[PastRound, ...]:
@@ -270,7 +268,7 @@ def _past(attempts: Sequence[Attempt], at: Round | None, times: Mapping[int, Rou
         here = [a for a in attempts if a.round == number]
         recipes = {a.slot: a.recipe for a in reversed(here)}
         receipts = [
-            receipt_of([a for a in here if a.slot == slot], times.get(number), number, slot, recipe)
+            receipt_of(of_slot(here, slot), times.get(number), number, slot, recipe)
             for slot, recipe in sorted(recipes.items())
         ]
         found.append(PastRound(number=number, receipts=tuple(receipts)))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,13 +15,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from eraflow.checks import check_bytes, check_deadline, check_slot, require
 from eraflow.errors import (
     ClosedError,
     CredentialsError,
-    DataError,
     EraflowError,
     RefusedError,
     TransientError,
@@ -33,6 +29,7 @@ from eraflow.receipt import Receipt, Source, Status
 from eraflow.rounds import Round
 from eraflow.store import Store, exclusive, utc_text, write_atomically
 from eraflow.tournament import Listed, Slot, Tournament
+from eraflow.transport import REACH_LIMIT_S
 
 logger = logging.getLogger("eraflow")
 
@@ -72,21 +69,6 @@ class Order:
     model_id: str | None = None
 
 
-def canonical_csv(ids: Sequence[str], prediction_N: np.ndarray) -> bytes:
-    """The one CSV text of these predictions: header, live order, shortest exact decimals, line feeds.
-
-    `prediction_N` is float64 [N] inside (0, 1). Raises `DataError` for an id that a CSV would have to quote.
-    """
-    odd = [identity for identity in ids if not re.fullmatch(r"[!#-+\--~]+", identity)]
-    if odd:
-        raise DataError(
-            "every live id must be of printable ASCII characters without spaces, commas and quotes, however"
-            f" {len(odd):,} are not, as {odd[0][:40]!r}; nothing was sent; fetch the live data again"
-        )
-    lines = [f"{identity},{float(value)!r}" for identity, value in zip(ids, prediction_N, strict=True)]
-    return "\n".join(["id,prediction", *lines, ""]).encode()
-
-
 def standing(
     tournament: Tournament, ledger: Ledger, opened: Round, slot: Slot, recipe: str, settings: SubmissionConfig
 ) -> Receipt | None:
@@ -108,12 +90,14 @@ def standing(
         if own.submission_id is None and entry.id:  # it took effect, whatever we took it for
             ledger.mark(own.id, "submitted", submission_id=entry.id)
             own = ledger.attempt(own.id)
-        return _receipt(_read_back(tournament, ledger, own, slot), opened, "already-submitted")
+        return _receipt(_read_back(tournament, ledger, own, slot), opened, slot, "already-submitted")
     # Sent and known to us, but not (or no longer) what counts there: a late one that waits for the next round, or one
     # that is still being judged. Never sent again by itself.
     for attempt in attempts:
         if attempt.state in ("submitted", "verified") and not _found_wrong(tournament, ledger, attempt, slot):
-            return _receipt(_read_back(tournament, ledger, attempt, slot, again=True), opened, "already-submitted")
+            return _receipt(
+                _read_back(tournament, ledger, attempt, slot, again=True), opened, slot, "already-submitted"
+            )
     return None
 
 
@@ -180,7 +164,7 @@ def submit(
                 and attempt.started_at_utc >= resubmit_since
                 and attempt.state in ("submitted", "verified")
             ):
-                return _receipt(_read_back(tournament, ledger, attempt, slot), opened, "already-submitted")
+                return _receipt(_read_back(tournament, ledger, attempt, slot), opened, slot, "already-submitted")
         # Once may have been the way there: a page that answers the upload in the storage's place takes no bytes.
         refused = [one for one in attempts if one.sha256 == sha256 and str(one.error).startswith(FOUND_WRONG)]
         if len(refused) >= WRONG_AT_MOST:
@@ -209,7 +193,7 @@ def submit(
                 " look at the slot's page at the tournament, then run this again"
             )
         attempt = _read_back(tournament, ledger, sent, slot, settings.readback_s)
-        receipt = _receipt(attempt, opened, "submitted")
+        receipt = _receipt(attempt, opened, slot, "submitted")
         late = receipt.left_s is not None and receipt.left_s <= 0
         return replace(receipt, status="late" if late else "submitted", checks=tuple(checks))
 
@@ -224,6 +208,14 @@ def _send_once(
         nonlocal opened
         opened = _asked_again(tournament, opened)
         require([check_deadline(opened, tournament.now_utc(), settings.late)], f"slot {slot.name}")
+
+    def about_to_leave() -> float | None:
+        # Between two tries the deadline may pass, and between being sent and leaving.
+        now_utc = tournament.now_utc()
+        require([check_deadline(opened, now_utc, settings.late)], f"slot {slot.name}")
+        left_s = opened.left_s(now_utc)
+        ledger.mark(attempt_id, "sending", sent_at_utc=utc_text(now_utc), late=left_s <= 0)
+        return left_s if left_s > 0 else None
 
     attempt_id = ledger.begin(
         round_number=opened.number,
@@ -240,9 +232,7 @@ def _send_once(
         name = f"eraflow-r{opened.number}-{sha256[:12]}.csv"
         stored_as = tournament.upload(name, order.data, slot.model_id, before=still_allowed)
         ledger.mark(attempt_id, "uploaded", stored_as=stored_as)
-        require([check_deadline(opened, tournament.now_utc(), settings.late)], f"slot {slot.name}")
-        ledger.mark(attempt_id, "sending", sent_at_utc=utc_text(tournament.now_utc()))
-        submission_id = tournament.create(stored_as, slot.model_id)
+        submission_id = tournament.create(stored_as, slot.model_id, before=about_to_leave)
     except UnknownOutcomeError:
         return _resolve(tournament, ledger, ledger.attempt(attempt_id), slot, settings)
     except EraflowError as error:
@@ -271,7 +261,8 @@ def _resolve(
             ledger.mark(attempt.id, "submitted", submission_id=found.id)
             return ledger.attempt(attempt.id)
         # The answer has told the tournament's time, which `sent` is in too; this machine's own clock may be wrong.
-        since_s = max((tournament.now_utc() - sent).total_seconds(), time.monotonic() - started)
+        left_s_ago = (tournament.now_utc() - sent).total_seconds() - REACH_LIMIT_S
+        since_s = max(left_s_ago, time.monotonic() - started)
         if since_s >= settings.readback_s:
             ledger.mark(attempt.id, "failed", error="took-no-effect")
             return None
@@ -315,13 +306,15 @@ def _verified_how(
     try:
         data = tournament.submitted_bytes(identity)
         if hashlib.sha256(data).hexdigest() != attempt.sha256:
-            return None, "the bytes that came back are not those that were sent"
+            return None, "the bytes that came back are not those that were sent; --resubmit sends them again"
         if complaint := tournament.complaint(slot.model_id, str(attempt.stored_as)):
             return None, f"the tournament refuses it: {complaint}"
         if not attempt.late and not _counts(tournament, attempt, slot):
             return None, f"its bytes are there, but it does not count for round {attempt.round}"
         return "bytes", ""
-    except (CredentialsError, RefusedError, TransientError) as error:
+    except TransientError as error:  # being listed is enough only for keys that may not have the bytes
+        return None, error.message
+    except (CredentialsError, RefusedError) as error:
         reason = error.message
     try:
         # A late one waits for the next round: it is listed, but not selected.
@@ -390,14 +383,14 @@ def _foreign(tournament: Tournament, opened: Round, slot: Slot, recipe: str, ent
     )
 
 
-def _receipt(attempt: Attempt, opened: Round, status: Status) -> Receipt:
+def _receipt(attempt: Attempt, opened: Round, slot: Slot, status: Status) -> Receipt:
     verified: Literal["bytes", "listed", False] = False
     if attempt.state == "verified" and attempt.verified in ("bytes", "listed"):
         verified = "bytes" if attempt.verified == "bytes" else "listed"
     sent = attempt.sent_at_utc
     return Receipt(
         round=attempt.round,
-        slot=attempt.slot,
+        slot=slot.name,
         recipe=attempt.recipe,
         source=attempt.source,  # type: ignore[arg-type]  # the ledger holds what an Order had
         status=status,

@@ -220,12 +220,13 @@ class Tournament:
 
         return self._repeated(once, also=_UploadRefusedError)
 
-    def create(self, stored_as: str, model_id: str) -> str:
+    def create(self, stored_as: str, model_id: str, before: Callable[[], float | None]) -> str:
         """Turn uploaded bytes into a submission; returns its id. The API has no idempotency keys, so it arrives once:
         only what certainly never left is tried again.
 
-        Raises `NotSentError` if it cannot have arrived, `RefusedError`, `ClosedError` or `CredentialsError` if the
-        tournament said no, `UnknownOutcomeError` in every other case.
+        `before` is called ahead of each try and may raise; it returns within how many seconds the request must have
+        left, or None. Raises `NotSentError` if it cannot have arrived, `RefusedError`, `ClosedError` or
+        `CredentialsError` if the tournament said no, `UnknownOutcomeError` in every other case.
         """
         variables = {
             "filename": stored_as, "tournament": TOURNAMENT, "modelId": model_id,
@@ -233,8 +234,9 @@ class Tournament:
         }  # fmt: skip
 
         def once() -> str:
+            leaves_within_s = before()
             try:
-                answer = self._queries.send(_CREATE, variables, authorization=True)
+                answer = self._queries.send(_CREATE, variables, True, leaves_within_s)
                 if identity := answer["data"]["create_submission"]["id"]:
                     return str(identity)
                 detail = "its answer has no id"

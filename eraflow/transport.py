@@ -19,7 +19,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -28,7 +29,7 @@ import requests
 import urllib3
 
 from eraflow.errors import InputError, RefusedError, StorageError, TransientError
-from eraflow.later import Later, start
+from eraflow.later import Later, cut_off
 from eraflow.progress import Progress
 from eraflow.store import require_room
 from eraflow.untold import untold
@@ -66,6 +67,7 @@ class Answer:
     status: int
     body: Any
     date_utc: datetime | None
+    """The server's time when the last byte of the body came."""
     retry_after: str | None
 
 
@@ -113,18 +115,22 @@ def checked_address(url: str, what: str) -> str:
     )
 
 
-def post_json(url: str, body: dict[str, Any], headers: dict[str, str]) -> Answer:
-    """POST `body` as JSON; the answer whatever its status.
+def post_json(url: str, body: dict[str, Any], headers: dict[str, str], leaves_within_s: float | None = None) -> Answer:
+    """POST `body` as JSON, or not at all once `leaves_within_s` [s] have passed; the answer whatever its status.
 
-    Raises `NotSentError` if no connection was made, `TransientError` if the answer is late, broken, too
-    large or not JSON.
+    Raises `NotSentError` if no connection was made or not in time, `TransientError` if the answer is late, broken,
+    too large or not JSON.
     """
-    data = json.dumps(body, allow_nan=False).encode()
+    outgoing = _Outgoing(json.dumps(body, allow_nan=False).encode(), leaves_within_s)
     headers = {"Content-Type": "application/json", **headers}
-    with _request("POST", url, "the tournament's API", data, headers=headers) as response:
+    with _request("POST", url, "the tournament's API", outgoing, headers=headers) as response:
+        began_s = time.monotonic()
         what = "the answer of the tournament's API"
         raw = gathered(_chunks(response, what, ANSWER_LIMIT_S), what)
-        return Answer(response.status_code, _json(raw), _date(response), response.headers.get("Retry-After"))
+        date_utc = _date(response)
+        if date_utc is not None:  # it was written ahead of a body that may have taken its time
+            date_utc += timedelta(seconds=time.monotonic() - began_s)
+        return Answer(response.status_code, _json(raw), date_utc, response.headers.get("Retry-After"))
 
 
 @contextmanager
@@ -132,7 +138,7 @@ def get(url: str, what: str, headers: dict[str, str] | None = None, *, limit_s: 
     """GET the bytes of `what` (a name for messages), all of them within `limit_s` [s]; without it they need only keep
     coming. Raises like `post_json`."""
     asked = {"Accept-Encoding": "identity", **(headers or {})}
-    with _request("GET", url, what, headers=asked) as response:
+    with _request("GET", url, what, _Outgoing(), headers=asked) as response:
         length = response.headers.get("Content-Length", "")
         yield Body(
             status=response.status_code,
@@ -197,7 +203,7 @@ def put(url: str, data: bytes, what: str) -> int:
 
     Raises like `post_json`, and `TransientError` for a page in place of the storage's empty answer.
     """
-    with _request("PUT", url, what, data) as response:
+    with _request("PUT", url, what, _Outgoing(data)) as response:
         is_empty = response.headers.get("Content-Length") == "0"
         if response.ok and not is_empty and "html" in response.headers.get("Content-Type", "").lower():
             raise TransientError(f"{what} answered with a page, so the bytes did not arrive; try again later")
@@ -229,19 +235,27 @@ class _Session(requests.Session):
 class _Outgoing(io.BytesIO):
     """The body of a request. It leaves block by block, each within the time-out, until the request is given up."""
 
-    def __init__(self, data: bytes | None) -> None:
+    def __init__(self, data: bytes | None = None, leaves_within_s: float | None = None) -> None:
         super().__init__(data or b"")
-        self._lock, self.given_up = threading.Lock(), False
+        self._lock, self.given_up, self.is_empty = threading.Lock(), False, data is None
         # A request without a body has left when nobody sees it, so as late as it may.
         self._left_at_s = time.monotonic() + REACH_LIMIT_S if data is None else None
-        self._must_leave_s = time.monotonic() + REACH_LIMIT_S
+        limit_s = REACH_LIMIT_S if leaves_within_s is None else min(leaves_within_s, REACH_LIMIT_S)
+        self._must_leave_s = time.monotonic() + limit_s
 
     def read(self, size: int | None = -1) -> bytes:
         with self._lock:
+            if self.is_late:
+                self.given_up = True
             if self.given_up:
                 raise OSError("the request was given up")
             self._left_at_s = time.monotonic()
         return super().read(size)
+
+    @property
+    def is_late(self) -> bool:
+        """Nothing of it has left in the time that it had."""
+        return self._left_at_s is None and time.monotonic() >= self._must_leave_s
 
     @property
     def patience_s(self) -> float:
@@ -259,17 +273,15 @@ class _Outgoing(io.BytesIO):
 
 @contextmanager
 def _request(
-    method: str, url: str, what: str, data: bytes | None = None, *, headers: dict[str, str] | None = None
+    method: str, url: str, what: str, outgoing: _Outgoing, *, headers: dict[str, str] | None = None
 ) -> Iterator[requests.Response]:
-    outgoing = _Outgoing(data)
-
     def answered() -> requests.Response:
         # urllib3 writes paths to its log, and a signed address has its signature there.
         with untold():
             response = session.request(
                 method,
                 url,
-                data=None if data is None else outgoing,
+                data=None if outgoing.is_empty else outgoing,
                 headers=headers,
                 timeout=(CONNECT_TIMEOUT_S, READ_TIMEOUT_S),
                 proxies=_proxies(url),
@@ -290,7 +302,7 @@ def _request(
     except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError) as error:
         # Their texts hold the address and the exceptions the request with its headers: neither goes on, not even as
         # the context of ours.
-        failed = _wrapped(error, what)
+        failed = _unreached(what) if outgoing.is_late else _wrapped(error, what)
     else:
         return
     raise failed
@@ -306,7 +318,14 @@ def _in_time(call: Callable[[], requests.Response], what: str, outgoing: _Outgoi
                 continue
             if outgoing.give_up():
                 raise TransientError(f"{what} did not answer within {HEAD_LIMIT_S:g} s; try again later") from None
-            raise NotSentError(f"{what} cannot be reached; check the network, then try again") from None
+            raise _unreached(what) from None
+        except BaseException:  # a signal or a time-out of others: nobody waits for it any more
+            outgoing.give_up()
+            raise
+
+
+def _unreached(what: str) -> NotSentError:
+    return NotSentError(f"{what} cannot be reached; check the network, then try again")
 
 
 def _proxies(url: str) -> dict[str, str] | None:
@@ -318,23 +337,20 @@ def _proxies(url: str) -> dict[str, str] | None:
 def _wrapped(error: Exception, what: str) -> Exception:
     inner = error.args[0] if error.args else None
     reason = getattr(inner, "reason", None)
-    if isinstance(reason, urllib3.exceptions.SSLError) and _has(reason, ssl.SSLCertVerificationError):
+    tls = reason.args if isinstance(reason, urllib3.exceptions.SSLError) else ()
+    if any(isinstance(part, ssl.SSLCertVerificationError) for part in tls):
         return NotSentError(
             f"{what}: the TLS certificate was not accepted; check this machine's clock and certificates"
         )
     if isinstance(error, requests.exceptions.ConnectTimeout) or isinstance(
         reason, urllib3.exceptions.NewConnectionError | urllib3.exceptions.ConnectTimeoutError
     ):
-        return NotSentError(f"{what} cannot be reached; check the network, then try again")
+        return _unreached(what)
     if isinstance(error, requests.exceptions.Timeout):
         return TransientError(f"{what} did not answer within {READ_TIMEOUT_S:.0f} s; try again later")
     if isinstance(error, requests.exceptions.ConnectionError | requests.exceptions.ChunkedEncodingError):
         return TransientError(f"the connection to {what} broke; try again later")
     return TransientError(f"{what} could not be asked ({type(error).__name__}); try again later")
-
-
-def _has(error: Exception, kind: type[Exception]) -> bool:
-    return any(isinstance(part, kind) for part in error.args)
 
 
 def gathered(chunks: Iterator[bytes], what: str) -> bytes:
@@ -353,8 +369,9 @@ def _chunks(response: requests.Response, what: str, limit_s: float | None = None
     connection = raw.connection  # `raw` lets go of it where it takes the cut for an end
     window_s, slow = limit_s or STALLED_AFTER_S, f"arrives at under {STALLED_BYTES_PER_S} bytes/s"
     while True:
-        began_s, arrived, broken = time.monotonic(), 0, ""
-        with _cut_off(raw, limit_s or STALLED_AFTER_S + READ_TIMEOUT_S) as is_cut:
+        began_s, arrived, broken, goes_on = time.monotonic(), 0, "", False
+        # No time-out ends trailers or compressed nothings without end: those are about single bytes.
+        with cut_off(partial(_end, raw), limit_s or STALLED_AFTER_S + READ_TIMEOUT_S) as is_cut:
             while time.monotonic() - began_s <= window_s:
                 try:
                     # read1 hands over what has arrived; read(n) would wait for n bytes however slowly they trickle.
@@ -367,38 +384,22 @@ def _chunks(response: requests.Response, what: str, limit_s: float | None = None
                 arrived += len(chunk)
                 yield chunk
             else:
-                if limit_s is None and arrived >= STALLED_BYTES_PER_S * window_s:
-                    continue
-                is_cut.set()
-        if is_cut.is_set():
+                goes_on = limit_s is None and arrived >= STALLED_BYTES_PER_S * window_s
+                if not goes_on:
+                    is_cut.set()
+        if is_cut.is_set():  # what is read past a cut is no longer what was sent, however fast it came before
             if connection is not None:
                 connection.close()
             raise TransientError(f"{what} {slow if limit_s is None else 'is endless'}; it was given up")
         if broken:
             raise TransientError(f"{what} broke off ({broken}); try again later")
-        return
-
-
-@contextmanager
-def _cut_off(raw: urllib3.response.HTTPResponse, after_s: float) -> Iterator[threading.Event]:
-    """Ends a read that the server keeps from ending, as by trailers or compressed nothings without end, and says so.
-
-    No time-out does: those are about single bytes.
-    """
-    is_cut, is_over = threading.Event(), threading.Event()
-
-    def cut() -> None:
-        if is_over.wait(after_s):
+        if not goes_on:
             return
-        is_cut.set()
-        with suppress(ValueError, RuntimeError, OSError):  # its last byte has come meanwhile
-            raw.shutdown()
 
-    start(cut)
-    try:
-        yield is_cut
-    finally:
-        is_over.set()
+
+def _end(raw: urllib3.response.HTTPResponse) -> None:
+    with suppress(ValueError, RuntimeError, OSError):  # its last byte has come meanwhile
+        raw.shutdown()
 
 
 def _json(raw: bytes) -> Any:

@@ -14,7 +14,7 @@ from tasks.policy import NETWORK
 from tasks.run import describe_run
 
 
-@task(name="find slots", task_run_name="find slots", timeout_seconds=300, **NETWORK)
+@task(name="find slots", task_run_name="find slots", timeout_seconds=900, **NETWORK)
 def find_slots(request: Request) -> dict[str, Slot]:
     """The account's slots that this run is for."""
     return steps.find_slots(request)
@@ -29,7 +29,7 @@ def open_round(request: Request) -> Round:
     return opened
 
 
-@task(name="find budget", task_run_name="find budget", timeout_seconds=300, **NETWORK)
+@task(name="find budget", task_run_name="find budget", timeout_seconds=900, **NETWORK)
 def find_budget(request: Request, recipe_of_slots: tuple[str, ...]) -> Budget:
     """How long a fresh model may take before the deadline."""
     return steps.find_budget(request, recipe_of_slots)

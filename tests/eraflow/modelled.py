@@ -24,7 +24,9 @@ SLOT = Slot(name="one", model_id="model-1", hosted=False)
 FIRST, FIRST_OPENS = 1401, datetime(2026, 8, 22, 12, tzinfo=UTC)
 HAND = "by hand"
 # An effect that is not seen at once is seen before a lost answer is given up (`SubmissionConfig.readback_s`).
-UNSEEN_FOR = timedelta(seconds=20)
+UNSEEN_FOR = timedelta(seconds=50)
+# A request that takes long to leave, and an answer that is waited for in vain.
+LEAVING_S, WAITING = 45.0, timedelta(seconds=30)
 
 TROUBLES: dict[str, tuple[str, ...]] = {
     "current round": ("unreachable",),
@@ -147,9 +149,12 @@ class ModelledTournament:
             raise RefusedError("the predictions could not be uploaded, nothing was submitted", code="upload-refused")
         return stored_as
 
-    def create(self, stored_as: str, model_id: str) -> str:
+    def create(self, stored_as: str, model_id: str, before: Callable[[], float | None]) -> str:
+        leaves_within_s = before()
         what = self._asked("create")
-        if what == "not sent":
+        if what.startswith("lost"):
+            self.pass_time(timedelta(seconds=min(LEAVING_S, leaves_within_s or LEAVING_S)))
+        if what == "not sent" or (leaves_within_s is not None and self.now >= self.latest.closes_at_utc):
             raise NotSentError("the tournament cannot be reached")
         if what == "refused":
             raise RefusedError("the tournament says: no")
@@ -160,6 +165,7 @@ class ModelledTournament:
             made = self.add(stored_as, self.uploads[stored_as], "us", what or "")
         self.step("created")
         if made is None or what.startswith("lost"):
+            self.pass_time(WAITING)
             raise UnknownOutcomeError("the submission was sent, but it is not known whether it took effect")
         return made.id
 

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from eraflow.ledger import Attempt, Ledger
+from eraflow.predictions import canonical_csv
 from eraflow.receipt import Receipt
 from eraflow.rehearsal.server import LocalTournament
 from eraflow.rounds import Round
 from eraflow.store import Store, utc_text
-from eraflow.submission import Order, SubmissionConfig, canonical_csv, submit
+from eraflow.submission import Order, SubmissionConfig, submit
 from eraflow.tournament import Tournament
 from tests.eraflow.talking import asked
 

@@ -30,7 +30,7 @@ def asked(local: LocalTournament, what: str) -> int:
 
 
 def allowed() -> None:
-    """Allow a PUT, as `before` of `upload`."""
+    """Allow it at any time, as `before` of `upload` and `create`."""
 
 
 def unused_address() -> str:

@@ -9,8 +9,8 @@ import pytest
 
 from eraflow.checks import HEADER, Check, check_bytes, check_deadline, check_slot, require
 from eraflow.errors import ClosedError, DataError, EraflowError, InputError
+from eraflow.predictions import canonical_csv
 from eraflow.rounds import Round
-from eraflow.submission import canonical_csv
 from eraflow.tournament import Slot
 
 IDS = ("n1", "n2", "n3", "n4")

@@ -114,7 +114,7 @@ def test_keys_are_sent_only_where_they_are_needed(
 ) -> None:
     seen: list[dict[str, str]] = []
 
-    def post(url: str, body: dict[str, Any], headers: dict[str, str]) -> Answer:
+    def post(url: str, body: dict[str, Any], headers: dict[str, str], leaves_within_s: float | None) -> Answer:
         seen.append(headers)
         return Answer(200, {"data": {}}, None, None)
 

@@ -31,10 +31,10 @@ from eraflow.checks import check_bytes
 from eraflow.client import Keys
 from eraflow.errors import ClosedError, CredentialsError, RefusedError, TransientError, UnknownOutcomeError
 from eraflow.files import fetch_files
+from eraflow.predictions import canonical_csv
 from eraflow.rehearsal.faults import Fault
 from eraflow.rehearsal.server import LocalTournament
 from eraflow.store import Store, sha256_of
-from eraflow.submission import canonical_csv
 from eraflow.tournament import Tournament
 from eraflow.transport import NotSentError
 from tests.conftest import ROOT
@@ -302,7 +302,7 @@ def test_11_a_submission_is_created_by_one_request_alone(
     local.faults.add(Fault(where="query:createSubmission", what="status", code=502, times=2))
     stored_as = door.upload("ours.csv", predictions(tmp_path, market_folder).read_bytes(), model_id, allowed)
     with pytest.raises(UnknownOutcomeError):
-        door.create(stored_as, model_id)
+        door.create(stored_as, model_id, allowed)
     assert asked(local, "createSubmission") == 4
 
 

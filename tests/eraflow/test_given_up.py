@@ -73,6 +73,45 @@ def test_what_was_given_up_before_it_left_never_leaves(names: NameServer, send: 
     assert server.bodies == []
 
 
+def test_what_has_not_left_in_the_time_that_it_has_never_leaves(
+    names: NameServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transport, "REACH_LIMIT_S", 60.0)
+    server = Server(TAKEN, read_body=True)
+    with server.running() as url:
+        with pytest.raises(NotSentError, match="cannot be reached"):
+            post_json(url, {}, {}, 0.2)
+        names.answer()
+    assert server.bodies == []
+
+
+def test_the_first_block_of_a_request_does_not_leave_after_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though whoever waits for it has not noticed yet."""
+    monkeypatch.setattr(transport._Outgoing, "patience_s", 10.0)
+    server = Server(TAKEN, read_body=True)
+    with server.running() as url, pytest.raises(NotSentError, match="cannot be reached"):
+        post_json(url, {}, {}, 0.0)
+    assert server.bodies == []
+
+
+@pytest.mark.parametrize("end", [KeyboardInterrupt, SystemExit, TimeoutError])
+def test_what_nobody_waits_for_any_more_never_leaves(
+    end: type[BaseException], names: NameServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a signal or a task's time-out ends the wait."""
+
+    def ended(*_: object) -> None:
+        raise end
+
+    monkeypatch.setattr(Kept, "result", ended)
+    server = Server(TAKEN, read_body=True)
+    with server.running() as url:
+        with pytest.raises(end):
+            post_json(url, {}, {})
+        names.answer()
+    assert server.bodies == []
+
+
 def test_a_submission_that_was_given_up_is_not_made_later(
     one: Sender, local: LocalTournament, names: NameServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,6 +216,27 @@ def test_a_file_that_comes_fast_enough_is_waited_for_through_many_windows(monkey
         get(url, "the file") as body,
     ):
         assert b"".join(body.chunks()) == b"".join(parts)
+
+
+def test_what_comes_after_a_cut_is_not_taken_for_the_file_however_fast_it_came_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Under TLS it is no more what was sent: records that nobody decrypts. The cut comes while the disk hangs."""
+    monkeypatch.setattr(transport, "STALLED_AFTER_S", 0.05)
+    monkeypatch.setattr(transport, "READ_TIMEOUT_S", 0.1)
+    cut, end = threading.Event(), transport._end
+
+    def ended(raw: Any) -> None:
+        end(raw)
+        cut.set()
+
+    monkeypatch.setattr(transport, "_end", ended)
+    with (
+        Server(sending(OK + b"\r\n", b"x" * 5_000_000)).running() as url,
+        get(url, "the file") as body,
+        pytest.raises(TransientError, match="it was given up"),
+    ):
+        [cut.wait(10) for _ in body.chunks()]
 
 
 def test_a_cut_in_the_midst_is_told_as_one() -> None:

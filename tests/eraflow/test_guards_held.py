@@ -6,6 +6,7 @@ import gzip
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,9 +19,9 @@ from eraflow.rehearsal.faults import Fault
 from eraflow.rehearsal.server import LocalTournament
 from eraflow.store import replacing_folder
 from eraflow.tournament import Tournament
-from eraflow.transport import get, receive
+from eraflow.transport import NotSentError, get, receive
 from tests.eraflow.raw_server import OK, Server, sending
-from tests.eraflow.sender import Sender
+from tests.eraflow.sender import LATE, Sender
 from tests.eraflow.syncing import syncs_and_moves
 from tests.eraflow.talking import asked
 
@@ -38,6 +39,61 @@ def test_a_deadline_that_passes_between_two_tries_of_an_upload_forbids_the_secon
     assert asked(local, "PUT") == 1
     assert asked(local, "createSubmission") == 0
     assert [attempt.state for attempt in one.attempts()] == ["failed"]
+
+
+def test_a_deadline_that_passes_between_two_tries_to_submit_forbids_the_second(
+    one: Sender, local: LocalTournament, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first never left, so another one would be made."""
+    one.door = Tournament(local.url, Keys(local.public_id, local.secret_key), sleep=lambda _: one.pass_time(27 * 3600))
+    order, ask, tries = one.order(), one.door._queries.send, []
+
+    def send(query: str, *given: Any) -> dict[str, Any]:
+        if "create_submission" in query:
+            tries.append(query)
+            if len(tries) == 1:
+                raise NotSentError("the tournament's API cannot be reached")
+        return ask(query, *given)
+
+    monkeypatch.setattr(one.door._queries, "send", send)
+    with pytest.raises(ClosedError, match="deadline"):
+        one.send(order)
+    assert len(tries) == 1
+    assert not local.submissions()
+    assert [attempt.state for attempt in one.attempts()] == ["failed"]
+
+
+def test_a_submission_that_has_not_left_by_the_deadline_does_not_leave_after_it(
+    one: Sender, local: LocalTournament, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits: list[float] = []
+    order, ask = one.order(), one.door._queries.send
+
+    def send(query: str, variables: Any = None, authorization: bool = False, *given: Any) -> dict[str, Any]:
+        limits.extend(given)
+        return ask(query, variables, authorization, *given)
+
+    monkeypatch.setattr(one.door._queries, "send", send)
+    before_s = order.opened.left_s(local.now_utc())
+    assert one.send(order).status == "submitted"
+    (limit_s,) = limits
+    assert 0 < limit_s <= before_s + 2.0
+
+
+def test_a_submission_that_the_deadline_overtakes_on_its_way_is_entered_as_late(
+    one: Sender, local: LocalTournament, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order, upload = one.order(), one.door.upload
+
+    def slow(*given: Any, **named: Any) -> str:
+        stored_as = upload(*given, **named)
+        one.pass_time(27 * 3600)
+        return stored_as
+
+    monkeypatch.setattr(one.door, "upload", slow)
+    receipt = one.send(order, settings=LATE)
+    assert (receipt.status, receipt.verified) == ("late", "bytes")
+    assert [attempt.late for attempt in one.attempts()] == [True]
 
 
 def test_a_round_that_has_yet_to_open_is_not_open_although_the_tournament_calls_it_current(

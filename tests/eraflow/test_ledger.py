@@ -96,7 +96,16 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert [a.state for a in Ledger(tmp_path / "ledger.sqlite", REAL).attempts(7, "one")] == ["sending"]
 
 
-def test_processes_that_make_the_ledger_at_once_all_get_it(tmp_path: Path) -> None:
+def of_version(path: Path, version: int) -> None:
+    """A ledger as an older eraflow left it; of version 2 the one from before attempts had a `slot_id`."""
+    connection = sqlite3.connect(path)
+    connection.executescript("".join(_SCHEMAS[:version]) + f"PRAGMA user_version = {version};")
+    connection.close()
+
+
+@pytest.mark.parametrize("version", range(SCHEMA_VERSION + 1))
+def test_processes_that_make_the_ledger_at_once_all_get_it(version: int, tmp_path: Path) -> None:
+    of_version(tmp_path / "ledger.sqlite", version)
     code = """
 import pathlib, sys
 from eraflow.ledger import Ledger
@@ -118,6 +127,30 @@ for slot in "abc":
     told = [maker.communicate("go\n")[1] for maker in makers]
     assert told == ["", "", ""]
     assert [len(Ledger(path, "t").attempts(7, slot)) for slot in "abc"] == [3, 3, 3]
+
+
+@pytest.mark.parametrize("version", range(SCHEMA_VERSION + 1))
+def test_a_ledger_that_another_process_brings_up_to_date_meanwhile_is_not_altered_twice(
+    version: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, connect = tmp_path / "ledger.sqlite", sqlite3.connect
+    of_version(path, version)
+    others: list[Ledger] = []
+
+    def other_first(statement: str) -> None:
+        if statement == "BEGIN IMMEDIATE" and not others:
+            monkeypatch.undo()
+            others.append(Ledger(path, REAL))
+
+    def connected(*arguments: Any, **named: Any) -> sqlite3.Connection:
+        connection: sqlite3.Connection = connect(*arguments, **named)
+        connection.set_trace_callback(other_first)
+        return connection
+
+    monkeypatch.setattr(sqlite3, "connect", connected)
+    entered = begin(Ledger(path, REAL), slot_id="0a")
+    (other,) = others
+    assert [a.id for a in other.attempts(7, "one", "0a")] == [entered]
 
 
 def test_many_may_open_a_new_ledger_at_once(tmp_path: Path) -> None:
@@ -142,7 +175,7 @@ def test_a_ledger_of_another_version_is_refused_and_left_alone(ledger: Ledger) -
     connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
     connection.close()
     before = ledger.path.read_bytes()
-    with pytest.raises(StorageError, match=r"is of version 4, however this eraflow reads version 3; use the eraflow"):
+    with pytest.raises(StorageError, match=r"is of version 3, however this eraflow reads version 2; use the eraflow"):
         Ledger(ledger.path, REAL)
     assert ledger.path.read_bytes() == before
 
@@ -213,11 +246,9 @@ def test_any_sequence_of_steps_is_told_back_as_it_was_entered(
             assert all(getattr(a, name) == value for a in found for name, value in model[a.id].items())
 
 
-@pytest.mark.parametrize("version", range(1, SCHEMA_VERSION))
-def test_an_older_ledger_is_brought_up_to_date_and_keeps_its_attempts(version: int, tmp_path: Path) -> None:
-    path = tmp_path / "ledger.sqlite"
+def enter_as_before(path: Path) -> None:
+    """An attempt as versions 1 and 2 entered it before there was a `slot_id`."""
     connection = sqlite3.connect(path)
-    connection.executescript("".join(_SCHEMAS[:version]) + f"PRAGMA user_version = {version};")
     connection.execute(
         "INSERT INTO attempts (tournament, round, slot, recipe, source, sha256, state, started_at_utc)"
         " VALUES (?, 7, 'one', 'simple-mlp', 'fresh', 'ab12', 'verified', '2026-08-22T12:04:08+00:00')",
@@ -225,8 +256,33 @@ def test_an_older_ledger_is_brought_up_to_date_and_keeps_its_attempts(version: i
     )
     connection.commit()
     connection.close()
-    (attempt,) = Ledger(path, REAL).attempts(7, "one")
+
+
+@pytest.mark.parametrize("version", range(1, SCHEMA_VERSION + 1))
+def test_an_older_ledger_is_brought_up_to_date_and_keeps_its_attempts(version: int, tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    of_version(path, version)
+    enter_as_before(path)
+    ledger = Ledger(path, REAL)
+    (attempt,) = ledger.attempts(7, "one")
     assert (attempt.state, attempt.model_id, attempt.slot_id) == ("verified", None, None)
+    assert ledger.attempt(begin(ledger, slot_id="0a")).slot_id == "0a"
+
+
+def test_an_eraflow_from_before_the_slots_ids_goes_on_with_the_ledger(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    of_version(path, 2)
+    ledger = Ledger(path, REAL)
+    begin(ledger, slot_id="0a")
+    connection = sqlite3.connect(path)
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    connection.close()
+    assert version == 2, "any other one it refuses"
+    enter_as_before(path)
+    assert [(a.id, a.state, a.slot_id) for a in ledger.attempts(7, "one", "0a")] == [
+        (2, "verified", None), (1, "started", "0a")
+    ]  # fmt: skip
+    assert [a.id for a in Ledger(path, REAL).attempts(7, "one")] == [2, 1]
 
 
 def test_another_slot_that_got_the_name_has_no_attempts_of_the_first_one(ledger: Ledger) -> None:
@@ -235,6 +291,15 @@ def test_another_slot_that_got_the_name_has_no_attempts_of_the_first_one(ledger:
     assert [a.id for a in ledger.attempts(7, "one", "0b")] == [second, before], "what knows no id is either's"
     assert [a.id for a in ledger.attempts(7, "one")] == [second, before]
     assert [a.id for a in ledger.attempts(7, "one", "0a")] == [first, before]
+
+
+def test_a_slot_keeps_its_attempts_under_another_name(ledger: Ledger) -> None:
+    unknown = begin(ledger)
+    first, other = begin(ledger, slot_id="0a"), begin(ledger, slot_id="0b")
+    second = begin(ledger, slot="two", slot_id="0a")
+    assert [a.id for a in ledger.attempts(7, "two", "0a")] == [second, first]
+    assert [a.id for a in ledger.attempts(7, "one", "0b")] == [other, unknown]
+    assert [a.id for a in ledger.attempts(7, "two")] == [second], "by its name alone only what has that name"
 
 
 def test_the_last_rounds_are_told_with_all_their_attempts(ledger: Ledger) -> None:

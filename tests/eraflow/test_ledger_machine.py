@@ -29,9 +29,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from eraflow.errors import EraflowError
 from eraflow.ledger import Attempt, Ledger, State
+from eraflow.predictions import canonical_csv
 from eraflow.receipt import Receipt
 from eraflow.store import Store, utc_text
-from eraflow.submission import Order, SubmissionConfig, canonical_csv, submit
+from eraflow.submission import Order, SubmissionConfig, submit
 from tests.eraflow.modelled import HAND, SLOT, TROUBLES, URL, Made, ModelledTime, ModelledTournament, as_tournament
 
 # A power cut is not modelled, and a disk that has to sync each entry would take nine tenths of the time.

@@ -70,7 +70,11 @@ class Told(Queries):
     status: int = 200
 
     def send(
-        self, query: str, variables: Mapping[str, Any] | None = None, authorization: bool = False
+        self,
+        query: str,
+        variables: Mapping[str, Any] | None = None,
+        authorization: bool = False,
+        leaves_within_s: float | None = None,
     ) -> dict[str, Any]:
         return self._judged(transport.Answer(self.status, transport._json(self.raw), None, None))
 
@@ -97,7 +101,7 @@ QUESTIONS: dict[str, tuple[Callable[[Tournament], object], str]] = {
     "data versions": (lambda door: door.data_versions(), "listDatasets"),
     "glance at versions": (lambda door: door.glance_at_versions(), "listDatasets"),
     "upload": (lambda door: granted(door), "submission_upload_auth"),
-    "create": (lambda door: door.create(STORED_AS, MODEL_ID), "create_submission"),
+    "create": (lambda door: door.create(STORED_AS, MODEL_ID, allowed), "create_submission"),
 }
 """What is asked -> how, and the field of the answer that it is read from."""
 

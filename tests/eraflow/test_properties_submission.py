@@ -20,9 +20,8 @@ from hypothesis import strategies as st
 
 from eraflow.checks import check_bytes, require
 from eraflow.errors import DataError
-from eraflow.predictions import ensemble, rank
+from eraflow.predictions import canonical_csv, ensemble, rank
 from eraflow.rehearsal.judging import judge
-from eraflow.submission import canonical_csv
 
 CHARACTERS = [chr(code) for code in range(33, 127) if chr(code) not in '",']
 IDS = st.lists(st.text(CHARACTERS, min_size=1, max_size=6), min_size=1, max_size=12, unique=True)

@@ -49,7 +49,7 @@ class Account:
         data = "\n".join(["id,prediction", *(f"{one},{value}" for one, value in zip(ids, values, strict=True)), ""])
         for slot in slots:
             model_id = self.door.slots()[slot].model_id
-            self.door.create(self.door.upload("a.csv", data.encode(), model_id, allowed), model_id)
+            self.door.create(self.door.upload("a.csv", data.encode(), model_id, allowed), model_id, allowed)
         return number
 
     def collect(self, *slots: str) -> list[Score]:

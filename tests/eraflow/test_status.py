@@ -154,6 +154,22 @@ def test_past_rounds_stand_with_their_receipts(local: LocalTournament, status: L
     assert "1401  rehearsal_one verified by bytes" in text(found)
 
 
+def test_a_slot_that_got_the_name_of_one_that_was_safe_is_not(
+    local: LocalTournament, status: Look, one: Sender
+) -> None:
+    one.send()
+    began = one.ledger.begin(
+        round_number=1401, slot=SLOT, slot_id="new", recipe="small", source="fresh", sha256="ab", late=False
+    )
+    one.ledger.mark(began, "failed", error="refused")
+    told = ("failed", False, "the last attempt failed: refused")
+    (receipt,) = [receipt for receipt in status().receipts if receipt.slot == SLOT]
+    assert (receipt.status, receipt.verified, receipt.error_message) == told
+    local.open_next_round(delay_s=0)
+    (past,) = status().past
+    assert [(r.status, r.verified, r.error_message) for r in past.receipts] == [told]
+
+
 def test_an_attempt_whose_outcome_is_unknown_is_not_safe(status: Look, one: Sender) -> None:
     began = one.ledger.begin(round_number=1401, slot=SLOT, recipe="small", source="fresh", sha256="ab", late=False)
     one.ledger.mark(began, "sending")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -184,9 +185,11 @@ def test_a_run_that_dies_around_create_is_resolved_by_the_next(
 ) -> None:
     create = one.door.create
 
-    def killed(*arguments: str) -> str:
+    def killed(stored_as: str, model_id: str, before: Callable[[], float | None]) -> str:
         if effect:
-            create(*arguments)
+            create(stored_as, model_id, before)
+        else:
+            before()
         raise KilledError
 
     with monkeypatch.context() as patch:
@@ -218,7 +221,8 @@ def test_a_run_that_dies_after_the_put_sends_anew(
 def test_a_create_that_never_left_is_a_failure_and_the_next_run_sends(
     one: Sender, local: LocalTournament, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def unreachable(*_: str) -> str:
+    def unreachable(*_: str, before: Callable[[], float | None]) -> str:
+        before()
         raise NotSentError("the tournament cannot be reached")
 
     with monkeypatch.context() as patch:
@@ -235,8 +239,8 @@ def test_a_create_that_took_effect_although_it_was_answered_with_no_is_recognise
 ) -> None:
     create = one.door.create
 
-    def said_no(*arguments: str) -> str:
-        create(*arguments)
+    def said_no(*given: Any, **named: Any) -> str:
+        create(*given, **named)
         raise RefusedError("the tournament says: no")
 
     with monkeypatch.context() as patch:

@@ -22,11 +22,12 @@ from eraflow.errors import (
     RefusedError,
     TransientError,
 )
+from eraflow.predictions import canonical_csv
 from eraflow.rehearsal.faults import Fault
 from eraflow.rehearsal.server import LocalTournament
 from eraflow.rounds import Clock
 from eraflow.store import utc_text
-from eraflow.submission import SubmissionConfig, canonical_csv, submit
+from eraflow.submission import SubmissionConfig, submit
 from eraflow.tournament import Listed, Tournament
 from tests.eraflow.sender import LATE, NO_DOWNLOAD, Sender, Waiting, nothing_sent
 from tests.eraflow.talking import asked
@@ -204,6 +205,17 @@ def test_a_machine_whose_clock_is_ahead_looks_as_long_for_a_lost_answer(
 
 def ahead() -> datetime:
     return datetime.now(UTC) + timedelta(seconds=120)
+
+
+def test_bytes_that_cannot_be_had_for_the_moment_are_not_verified_by_being_listed(
+    one: Sender, local: LocalTournament, waiting: Waiting
+) -> None:
+    local.faults.add(Fault(where="get:submission", what="status", code=503, times=None))
+    receipt = one.send()
+    assert (receipt.verified, receipt.exit_code) == (False, 1)
+    local.faults.clear()
+    assert one.send().verified == "bytes"
+    assert len(local.submissions()) == 1
 
 
 def test_a_read_back_that_fails_at_first_is_asked_again(one: Sender, local: LocalTournament, waiting: Waiting) -> None:

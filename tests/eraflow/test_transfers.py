@@ -203,7 +203,7 @@ def test_a_lost_answer_to_create_is_an_unknown_outcome_and_sent_once(
     stored_as, model_id = sent(local, door)
     local.faults.add(Fault(where="query:create_submission", what=what, times=None, **more))
     with pytest.raises(UnknownOutcomeError, match="not known whether it took effect"):
-        door.create(stored_as, model_id)
+        door.create(stored_as, model_id, allowed)
     assert asked(local, "createSubmission") == 1
 
 
@@ -216,21 +216,21 @@ def test_an_answer_to_create_without_an_id_is_an_unknown_outcome(
 ) -> None:
     local.faults.add(Fault(where="query:create_submission", what="status", code=200, body=body))
     with pytest.raises(UnknownOutcomeError):
-        door.create("a.csv", "some-model")
+        door.create("a.csv", "some-model", allowed)
 
 
 def test_a_create_that_no_connection_carried_is_known_not_to_be_sent() -> None:
     with pytest.raises(NotSentError, match="cannot be reached"):
-        Tournament(unused_address(), Keys("A", "B")).create("a.csv", "some-model")
+        Tournament(unused_address(), Keys("A", "B")).create("a.csv", "some-model", allowed)
 
 
 def test_a_create_that_is_refused_is_known_not_to_have_taken_effect(local: LocalTournament, door: Tournament) -> None:
     model_id = door.slots()["rehearsal_one"].model_id
     with pytest.raises(RefusedError, match="Submission file not found"):
-        door.create("never-uploaded.csv", model_id)
+        door.create("never-uploaded.csv", model_id, allowed)
     local.set_scopes(["read_user_info"])
     with pytest.raises(CredentialsError, match="scope upload_submission"):
-        door.create("never-uploaded.csv", model_id)
+        door.create("never-uploaded.csv", model_id, allowed)
 
 
 # Read-back
@@ -243,7 +243,7 @@ def test_the_newest_submission_is_selected_and_listed_first(local: LocalTourname
     for first in (0.25, 0.5):
         rows = "".join(f"{one},{first if i == 0 else (i + 0.5) / len(ids) / 2!r}\n" for i, one in enumerate(ids))
         stored_as = door.upload("a.csv", f"id,prediction\n{rows}".encode(), model_id, allowed)
-        made.append((door.create(stored_as, model_id), stored_as))
+        made.append((door.create(stored_as, model_id, allowed), stored_as))
         local.move_clock(2)
     assert [entry.id for entry in door.listed(model_id)] == [made[1][0], made[0][0]]
     (selected,) = door.selected(model_id, 1401)
@@ -255,7 +255,7 @@ def test_the_newest_submission_is_selected_and_listed_first(local: LocalTourname
 
 def test_a_submission_comes_back_byte_by_byte_for_keys_that_may(local: LocalTournament, door: Tournament) -> None:
     stored_as, model_id = sent(local, door)
-    identity = door.create(stored_as, model_id)
+    identity = door.create(stored_as, model_id, allowed)
     local.faults.add(Fault(where="get:submission", what="truncate", n=5))
     assert door.submitted_bytes(identity) == CSV
     local.set_scopes(["read_user_info", "read_submission_info", "upload_submission"])
@@ -267,7 +267,7 @@ def test_a_submission_without_end_is_given_up(
     local: LocalTournament, door: Tournament, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stored_as, model_id = sent(local, door)
-    identity = door.create(stored_as, model_id)
+    identity = door.create(stored_as, model_id, allowed)
     monkeypatch.setattr(transport, "ANSWER_LIMIT_BYTES", 400)
     local.faults.add(Fault(where="get:submission", what="status", code=200, body="x" * 500, times=None))
     with pytest.raises(TransientError, match="endless"):
@@ -284,7 +284,7 @@ def _live_csv(local: LocalTournament) -> bytes:
 
 def _mishaps(local: LocalTournament, door: Tournament, folder: Path) -> list[tuple[Fault, Callable[[], object]]]:
     stored_as, model_id = sent(local, door)
-    identity = door.create(stored_as, model_id)
+    identity = door.create(stored_as, model_id, allowed)
     echo = refused_with(f"no {local.secret_key} at {local.url}/x?signature=abc for {local.public_id}").body
     found: list[tuple[Fault, Callable[[], object]]] = [
         (Fault(where="any query", what="status", code=200, body=echo, times=None), door.slots)
@@ -299,7 +299,10 @@ def _mishaps(local: LocalTournament, door: Tournament, folder: Path) -> list[tup
             ),
             (Fault(where="get:submission", what=kind, code=code, times=None), lambda: door.submitted_bytes(identity)),
             (Fault(where="any query", what=kind, code=code, times=None), door.slots),
-            (Fault(where="query:create_submission", what=kind, code=code), lambda: door.create("a.csv", model_id)),
+            (
+                Fault(where="query:create_submission", what=kind, code=code),
+                lambda: door.create("a.csv", model_id, allowed),
+            ),
         ]
     return found
 

@@ -6,6 +6,7 @@ import contextlib
 import socket
 import threading
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -59,7 +60,16 @@ def test_the_servers_time_is_heard_where_it_can_be_understood(date: str, heard: 
     head = OK + f"Date: {date}\r\nContent-Length: 2\r\n\r\n{{}}".encode()
     with Server(sending(head)).running() as url:
         moment = post_json(url, {}, {}).date_utc
-    assert (moment.isoformat() if moment else None) == heard
+    # The seconds that its body took to come are added.
+    assert (moment.replace(microsecond=0).isoformat() if moment else None) == heard
+
+
+def test_the_time_that_a_body_takes_to_come_is_no_difference_between_the_clocks() -> None:
+    head = OK + b"Date: Sat, 22 Aug 2026 12:04:08 GMT\r\nContent-Length: 8\r\n\r\n"
+    with Server(sending(head, *[b" "] * 6, b"{}", pause_s=0.05)).running() as url:
+        moment = post_json(url, {}, {}).date_utc
+    assert moment is not None
+    assert (moment - datetime(2026, 8, 22, 12, 4, 8, tzinfo=UTC)).total_seconds() > 0.2
 
 
 @pytest.mark.parametrize("body", [b"<html>busy</html>", b"", b'{"data": {', b"\xff\xfe", b"[" * 100_000])
