@@ -55,6 +55,7 @@ def make_request(
     *,
     home: Path,
     config_file: Path | None = None,
+    form: WeeklyConfig | None = None,
     recipe: str | None = None,
     slots: Sequence[str] = (),
     assignments: Mapping[str, str] | None = None,
@@ -64,13 +65,16 @@ def make_request(
     wait_s: float = 0.0,
     data_from: Path | None = None,
 ) -> Request:
-    """A request from what a command was given. Raises `InputError` for whatever cannot be meant, before any work."""
+    """A request from what a command was given, or a `form`, which takes the place of the file's configuration.
+
+    Raises `InputError` for whatever cannot be meant, before any work.
+    """
     in_file = read_configuration(config_file).weekly
     of_recipe, of_config = _sorted_out(assignments or {})
-    config = override(in_file, of_config)
+    config = override(form or in_file, of_config)
     named = dict.fromkeys(slots)
     if empty := [slot for slot in (*named, *config.slots) if not slot.strip()]:
-        where = "" if empty[0] in named else f"{config_file or '--set'}: "
+        where = "" if form or empty[0] in named else f"{config_file or '--set'}: "
         raise InputError(f"{where}a slot must be the name of a model of the account, however {empty[0]!r} was given")
     if unknown := [slot for slot in named if config.slots and slot not in config.slots and recipe is None]:
         raise InputError(f"slot {unknown[0]} is not in the configuration; add it there, or give --recipe")

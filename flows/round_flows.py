@@ -115,17 +115,15 @@ def manual(
     home = default_home(os.environ)
     made = make_request(
         home=home,
-        recipe=recipe or next(iter(config.slots.values()), None),
-        slots=list(config.slots),
+        form=config,
+        recipe=recipe,
         assignments=overrides,
         submit=submit and bool(config.slots),
         resubmit=resubmit,
         train=train,
     )
-    chosen = {slot: recipe or name for slot, name in config.slots.items()}
     # The form is the whole configuration; the file says only who is told.
-    config_file = default_config_file(home)
-    return _played(replace(made, recipe=recipe, config=replace(config, slots=chosen), config_file=config_file))
+    return _played(replace(made, config_file=default_config_file(home)))
 
 
 def _played(request: Request) -> State[RoundResult]:

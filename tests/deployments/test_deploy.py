@@ -252,6 +252,21 @@ def test_the_manual_one_plays_what_the_form_says(served: Served) -> None:
 
 
 @pytest.mark.prefect_server
+def test_the_manual_one_trains_a_variant_that_the_form_has(served: Served) -> None:
+    wait_until(lambda: served.local.accepted(1401))
+    served.local.add_slot("rehearsal_three")
+    config = {
+        **served.deployments()["manual"]["parameters"]["config"],
+        "slots": {"rehearsal_three": "mine"},
+        "variants": {"mine": {"recipe": "simple-mlp", "training": {"epochs": 1}}},
+    }
+    found = served.over(served.create("manual", parameters={"config": config}))
+    assert found["state"]["type"] == "COMPLETED", found["state"]["message"]
+    assert "mine" in found["tags"]
+    assert "rehearsal_three" in [one.slot for one in served.local.accepted(1401)]
+
+
+@pytest.mark.prefect_server
 def test_a_stop_keeps_the_schedule_and_the_next_start_sweeps_what_was_left_behind(served: Served) -> None:
     before = len(served.scheduled())
     served.stop()

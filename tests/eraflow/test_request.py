@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from eraflow import recipes
 from eraflow.errors import InputError
 from eraflow.request import DEFAULT_RECIPE, Request, make_request, recipe_names, wanted_recipe
+from eraflow.weekly_config import WeeklyConfig
 
 CONFIG = """
 data_version = "v5.3"
@@ -196,6 +198,34 @@ def test_a_slot_may_have_a_variant_of_a_recipe(tmp_path: Path) -> None:
     small = wanted_recipe(request, "small")
     assert (small.name, small.model.hidden, small.model.activation) == ("small", (32,), "silu")
     assert (small.training.epochs, small.training.steps, small.training.seed) == (2, None, 3)
+
+
+def test_a_form_takes_the_place_of_the_file_with_its_variants_too(tmp_path: Path) -> None:
+    small = {"recipe": "era-pearson", "model": {"hidden": [32]}}
+    form = WeeklyConfig(slots={"one": "small", "two": "simple-mlp"}, variants={"small": small})
+    request = asked(form=form, assignments={"training.seed": "3"})
+    assert request.config == form
+    assert (request.recipe, recipe_names(request)) == (None, ["small", "simple-mlp"])
+    assert wanted_recipe(request, "small").model.hidden == (32,)
+    assert wanted_recipe(request, "small").training.seed == 3
+    assert dict(asked(form=form, recipe="small").config.slots) == {"one": "small", "two": "small"}
+    assert recipe_names(asked(form=replace(form, slots={}), recipe="small", submit=False)) == ["small"]
+
+
+@pytest.mark.parametrize(
+    ("form", "told"),
+    [
+        (WeeklyConfig(slots={"one": "smal"}), r"^slot one: a recipe must be one of .* however 'smal' was given"),
+        (
+            WeeklyConfig(slots={"one": "small"}, variants={"small": {}}),
+            r"^variants\.small\.recipe must name the recipe that it changes",
+        ),
+        (WeeklyConfig(slots={" ": "simple-mlp"}), r"^a slot must be the name of a model of the account"),
+    ],
+)
+def test_what_a_form_cannot_mean_is_no_fault_of_any_file(form: WeeklyConfig, told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        asked(form=form)
 
 
 @pytest.mark.parametrize(
