@@ -56,19 +56,19 @@ class StandIn:
 
 
 def stand_in(
-    request: Request, opened: Round, recipe: str, why: str, better_than: float | None, progress: Progress = silent
+    request: Request, opened: Round, recipe: str, why: str, fresh: ModelReport | None, progress: Progress = silent
 ) -> StandIn:
     """Predictions of the newest good model, or of the benchmark if that is allowed; downloads live data alone.
 
-    With `better_than` only a model of the same recipe whose mean era Spearman is above it (another recipe's may be of
-    another target), and no benchmark. Raises `NoStandInError`.
+    Before a `fresh` one that may be sent goes only a model of the same recipe and target whose mean era Spearman is
+    above its own, and no benchmark. Raises `NoStandInError`.
     """
     tournament, store, config = Tournament.from_environment(), Store.open(request.home), request.config
     file = _live_file(request, tournament, store, opened, progress)
     try:
-        return _older_model(request, tournament, store, opened, file, recipe, why, better_than, progress)
+        return _older_model(request, tournament, store, opened, file, recipe, why, fresh, progress)
     except NoStandInError as nothing:
-        if better_than is not None or not config.fallback.benchmark:
+        if fresh is not None or not config.fallback.benchmark:
             raise
         logger.warning("%s", nothing.message)
         try:
@@ -86,14 +86,14 @@ def _live_file(request: Request, tournament: Tournament, store: Store, opened: R
 
 def _older_model(
     request: Request, tournament: Tournament, store: Store, opened: Round, file: File, recipe: str, why: str,
-    better_than: float | None, progress: Progress,
+    fresh: ModelReport | None, progress: Progress,
 ) -> StandIn:  # fmt: skip
     with ParquetSource(file.path) as source:
         features = set(source.names)
     wanted, into = wanted_recipe(request, recipe), _decoded(store, opened)
     models = good_models(store, request.config, wanted, features, tournament.now_utc())
     for found in models:
-        if better_than is not None and (found.recipe.name != wanted.name or score_of(found) <= better_than):
+        if fresh is not None and (found.recipe.name != wanted.name or not _is_better(found, fresh)):
             continue
         live = decode(file.path, into=into, sha256=file.sha256, features=found.features, kind="live")
         try:
@@ -107,6 +107,12 @@ def _older_model(
         )
         return StandIn(predicted=predicted, model=report_of(found))
     raise NoStandInError(f"none of {len(models)} older models can stand in for {recipe}")
+
+
+def _is_better(found: Trained, fresh: ModelReport) -> bool:
+    # A recipe keeps its name when it is given another target, and scores on two targets cannot be compared.
+    score = fresh.validation["spearman_mean"]
+    return found.recipe.data.target == fresh.target and (score is None or score_of(found) > score)
 
 
 def _benchmark(

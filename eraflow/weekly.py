@@ -67,7 +67,7 @@ class Steps:
     prepare: Callable[[Request, Files, str, Budget], Prepared]
     train: Callable[[Request, Prepared, Budget], ModelReport]
     predict: Callable[[Request, Prepared, ModelReport], Predicted]
-    stand_in: Callable[[Request, Round, str, str, float | None], StandIn]
+    stand_in: Callable[[Request, Round, str, str, ModelReport | None], StandIn]
     submit_slot: Callable[[Request, Round, Slot, Predicted], Receipt]
     report: Callable[[Request, RoundResult], Path]
 
@@ -157,13 +157,13 @@ def _predictions(week: _Week, steps: Steps, opened: Round | None, recipe: str) -
     if opened is not None and request.submit and (model.cut or against):
         why = f"the fresh model of {recipe} {against or 'was cut to be in time'}"
         may_be_sent = not (model.cut and against)
-        better_than = (fallback.min_spearman if against else score) if may_be_sent else None
         try:
-            return _stand_in(week, steps, opened, recipe, why, better_than=better_than)
-        except EraflowError as error:
+            return _stand_in(week, steps, opened, recipe, why, fresh=model if may_be_sent else None)
+        except Exception as error:
+            # Whatever it is, a model that may be sent is there.
             if not may_be_sent:
                 raise
-            logger.warning("%s; it predicts all the same: %s", why, error.message)
+            logger.warning("%s; it predicts all the same: %s", why, _told(error).message)
     return week.timed("prediction", steps.predict, request, prepared, model)
 
 
@@ -189,12 +189,18 @@ def _fresh_model(
 
 
 def _stand_in(
-    week: _Week, steps: Steps, opened: Round, recipe: str, why: str, better_than: float | None = None
+    week: _Week, steps: Steps, opened: Round, recipe: str, why: str, fresh: ModelReport | None = None
 ) -> Predicted:
-    found = week.timed("prediction", steps.stand_in, week.request, opened, recipe, why, better_than)
+    found = week.timed("prediction", steps.stand_in, week.request, opened, recipe, why, fresh)
     if found.model is not None:
         week.models.append(found.model)
     return found.predicted
+
+
+def _told(found: Exception) -> EraflowError:
+    """The error of ours for whatever was raised; the way to it goes into the log."""
+    logger.debug("stopped by %s", way_to(found))
+    return found if isinstance(found, EraflowError) else unexpected(found)
 
 
 class _Week:
@@ -271,8 +277,7 @@ class _Week:
             yield
         except Exception as found:
             # Whatever a driver, a library or Prefect's time-outs raise, it costs these slots and no other.
-            error = found if isinstance(found, EraflowError) else unexpected(found)
-            logger.debug("stopped by %s", way_to(found))
+            error = _told(found)
             open_slots = [slot for slot in slots if slot not in self.receipts]
             if not open_slots or not self.request.submit:
                 self.error = error

@@ -51,7 +51,7 @@ class FallbackConfig:
     """An older model that was trained longer ago than this is not used [weeks]."""
     min_spearman: float = 0.0
     """Nor is one whose mean era Spearman on its hold-out is not above this; a fresh one that is not is sent only where
-    nothing stands in for it."""
+    nothing stands in for it, and never if its training was cut as well."""
     benchmark: str = ""
     """Column of `live_benchmark_models.parquet` to send when there is no model either; empty: never."""
     reserve_s: float = 300.0

@@ -20,6 +20,6 @@ def predict(request: Request, prepared: Prepared, model: ModelReport) -> Predict
 
 
 @task(name="stand in", task_run_name="stand in for {recipe}", timeout_seconds=1800, **NETWORK)
-def stand_in(request: Request, opened: Round, recipe: str, why: str, better_than: float | None) -> StandIn:
+def stand_in(request: Request, opened: Round, recipe: str, why: str, fresh: ModelReport | None) -> StandIn:
     """Predictions of the newest good model, or of the benchmark, on this round's live data."""
-    return fallback.stand_in(request, opened, recipe, why, better_than)
+    return fallback.stand_in(request, opened, recipe, why, fresh)

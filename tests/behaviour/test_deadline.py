@@ -21,7 +21,7 @@ from eraflow.steps import Prepared
 from eraflow.store import Store, exclusive
 from eraflow.submission import _slot_lock
 from eraflow.tournament import Slot, Tournament
-from eraflow.trained import MODEL
+from eraflow.trained import MODEL, SUMS
 from eraflow.weekly import Steps
 from tests.behaviour.week import Week, by_slot, without_report
 
@@ -75,6 +75,7 @@ def trained_before(week: Week, **changes: object) -> str:
     first = week.play(week.request(slots=ONE))
     assert first.exit_code == 0
     path = next(week.home.glob(f"models/*/{MODEL}"))
+    path.with_name(SUMS).unlink()
     path.write_text(json.dumps(json.loads(path.read_text()) | {"made_at_utc": _weeks_ago(week, 1)} | changes))
     week.local.open_next_round(delay_s=0)
     return first.models[0].model_id
@@ -158,6 +159,7 @@ def test_a_model_that_was_trained_as_it_is_configured_goes_before_a_newer_experi
     model_id = trained_before(week, **{"validation": _validation(week, 0.05)})
     tried = week.play(week.request(slots=[], submit=False, assignments={"training.epochs": "2"}))
     path = week.home / "models" / tried.models[0].model_id / MODEL
+    path.with_name(SUMS).unlink()
     path.write_text(json.dumps(json.loads(path.read_text()) | {"validation": _validation(week, 0.9)}))
     result = week.play(dataclasses.replace(week.request(slots=ONE), train=False))
     assert the_receipt(result) == ("submitted", "older-model", "bytes")
