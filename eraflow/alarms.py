@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from eraflow.alarm_texts import Alarm, Kind, alarms_of, missed, was_told
 from eraflow.environment import SHORTEST_SECRET, secrets_in
 from eraflow.errors import EraflowError, InputError
+from eraflow.later import start
 from eraflow.transport import checked_address, get, refusal
 from eraflow.untold import untold, without_secrets
 from eraflow.weekly_config import AlarmConfig, from_environment
@@ -167,6 +168,7 @@ def _in_time(calls: Sequence[Callable[[], bool]], limit_s: float) -> list[Outcom
     Such a one is left behind in a thread that does not keep the process alive.
     """
     outcomes: list[Outcome] = [None] * len(calls)
+    overs = [threading.Event() for _ in calls]
 
     def run(i: int) -> None:
         with untold():
@@ -174,13 +176,18 @@ def _in_time(calls: Sequence[Callable[[], bool]], limit_s: float) -> list[Outcom
                 outcomes[i] = calls[i]()
             except Exception as error:
                 outcomes[i] = error
+            finally:
+                overs[i].set()
 
-    threads = [threading.Thread(target=run, args=(i,), daemon=True, name=f"alarm-{i}") for i in range(len(calls))]
     ends_at_s = time.monotonic() + limit_s
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(max(0.0, ends_at_s - time.monotonic()))
+    for i, over in enumerate(overs):
+        try:
+            start(partial(run, i))
+        except RuntimeError as error:  # no thread for this one, which costs no other
+            outcomes[i] = error
+            over.set()
+    for over in overs:
+        over.wait(max(0.0, ends_at_s - time.monotonic()))
     return list(outcomes)
 
 

@@ -13,7 +13,8 @@ from collections.abc import Mapping, MutableMapping
 from contextlib import suppress
 from pathlib import Path
 
-from eraflow.errors import CredentialsError, InputError
+from eraflow.errors import CredentialsError, InputError, StorageError
+from eraflow.store import ANOTHER_HOME, against_home
 
 ENVIRONMENT_FILE = "eraflow.env"
 """Its name in ERAFLOW_HOME."""
@@ -29,7 +30,7 @@ def load(path: Path, environ: MutableMapping[str, str]) -> list[str]:
     From here on this process and those that it starts write no core file.
 
     Raises `CredentialsError` for a file that others can get at, `InputError` with the line's number for a line that
-    is not NAME=VALUE; then nothing is set.
+    is not NAME=VALUE, `StorageError` where its folder cannot be used; then nothing is set.
     """
     _leave_no_core()
     text = _read(path)
@@ -64,6 +65,8 @@ def _read(path: Path) -> str:
     except (FileNotFoundError, NotADirectoryError):
         return ""
     except OSError as error:
+        if isinstance(error, PermissionError) and (why := against_home(path.parent)):  # the file may not even be there
+            raise StorageError(f"{why}; {ANOTHER_HOME}") from error
         raise CredentialsError(
             f"the environment file {path} must be readable, however it is not: {error.strerror};"
             " make it yours (chown) and chmod 600 it"

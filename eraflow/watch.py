@@ -9,24 +9,27 @@ the fallback. What is heavy is imported where it is needed, so that this too can
 from __future__ import annotations
 
 import logging
+import os
+import shutil
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from eraflow import alarms
 from eraflow.alarms import Alarm
 from eraflow.at_work import at_work_s
-from eraflow.errors import NO_ROUND, ClosedError, CredentialsError, EraflowError, InputError
+from eraflow.errors import NO_ROUND, ClosedError, CredentialsError, EraflowError, InputError, StorageError
 from eraflow.known import Known, ask, remember
 from eraflow.later import Later
-from eraflow.ledger import Ledger
+from eraflow.ledger import AlarmNote, Ledger
 from eraflow.receipt import Receipt
 from eraflow.result import RoundResult
 from eraflow.rounds import Round, duration_text, system_now_utc
-from eraflow.store import Store
+from eraflow.store import ANOTHER_HOME, Store, against_home
 from eraflow.tournament import Tournament
 from eraflow.untold import unexpected, way_to
 from eraflow.verdict import counted_text, is_verified, verdict
@@ -34,6 +37,8 @@ from eraflow.weekly_config import AlarmConfig, default_config_file, read_configu
 
 if TYPE_CHECKING:
     from eraflow.request import Request
+
+T = TypeVar("T")
 
 logger = logging.getLogger("eraflow")
 
@@ -78,15 +83,21 @@ class Watched:
         return "; ".join(self.did)
 
 
-def check(home: Path, config_file: Path | None, environ: Mapping[str, str]) -> Watched:
+def check(
+    home: Path, config_file: Path | None, environ: Mapping[str, str], unfit: EraflowError | None = None
+) -> Watched:
     """`watch` with the configuration in `config_file`, or that of the home. What is wrong with it rings too, where it
-    can.
+    can, and so does `unfit`: why nothing can be asked at all.
     """
-    path, alarm = config_file or default_config_file(home), AlarmConfig()
+    alarm = AlarmConfig()
     try:
+        path = config_file or default_config_file(home)
         alarm = read_configuration(path).alarm
+        if unfit is not None:
+            raise unfit
         request = Later(lambda: _request(home, path), "reading the configuration").result(ASK_LIMIT_S)
-    except EraflowError as error:
+    except Exception as found:
+        error = unfit or _ours(found)
         told = _ring_once(home, _blind(None, error), alarm, environ)
         did = (f"whether this week is safe cannot be asked: {error.message}",)
         return Watched(round=None, was_safe=False, is_safe=False, did=did, told=told, exit_code=error.exit_code)
@@ -117,22 +128,23 @@ class _Watch:
 
     def watched(self) -> Watched:
         try:
-            found = Later(lambda: ask(self.request), "the tournament").result(ASK_LIMIT_S)
+            found = Later(lambda: _reading(self.request, ask), "the tournament").result(ASK_LIMIT_S)
         except ClosedError as error:
             return Watched(round=None, was_safe=True, is_safe=True, did=(error.message,), exit_code=0)
         except Exception as error:
             return self._unasked(_ours(error))
         missing = found.missing(self.request)
         if not missing:
-            return _safe(found)
+            return _safe(found, self.home)
         if not self._is_played(found.round):
             did = f"round {found.round.number} is of a kind for which nothing is scheduled"
             return Watched(round=found.round.number, was_safe=True, is_safe=True, did=(did,), exit_code=0)
         if found.left_s <= 0 and self.request.config.submission.late == "skip":
             return self._missed(found, missing)
-        busy_s = _at_work_s(self.home, found)
+        against = _against(self.home)
+        busy_s = None if against else _at_work_s(self.home, found)
         busy = busy_s is not None
-        leave = busy and found.left_s > self.takeover_s
+        leave = bool(against) or (busy and found.left_s > self.takeover_s)
         if leave and busy_s is not None and busy_s < PATIENCE * _window_s(found.round):
             did = (
                 f"round {found.round.number} is not safe yet: a run has been at work on it for {duration_text(busy_s)}"
@@ -141,7 +153,11 @@ class _Watch:
                 round=found.round.number, was_safe=False, is_safe=False, did=(did,), left_s=found.left_s,
                 missing=missing, receipts=tuple(found.receipts.values()), exit_code=0,
             )  # fmt: skip
-        what = self._plan(found.round, found.left_s, busy=busy, leave=leave)
+        what = (
+            f"the round cannot be played: {against}"
+            if against
+            else self._plan(found.round, found.left_s, busy=busy, leave=leave)
+        )
         told = self._ring(alarms.missed(found.round, missing, found.now_utc, what))
         watched = Watched(
             round=found.round.number, was_safe=False, is_safe=False, did=(what,), left_s=found.left_s,
@@ -159,8 +175,8 @@ class _Watch:
         """Nobody answered: the ledger may still know that all is well. Otherwise ring, and try all the same."""
         known = _remembered(self.request)
         if known is not None and not known.missing(self.request):
-            safe = _safe(known)
-            return replace(safe, did=(f"{safe.sentence}, says the ledger; {error.message}",))
+            safe = _safe(known, self.home)
+            return replace(safe, did=(f"{safe.did[0]}, says the ledger; {error.message}", *safe.did[1:]))
         told = _ring_once(self.home, _blind(known, error), self.alarm, self.environ)
         watched = Watched(
             round=known.round.number if known else None, was_safe=False, is_safe=False, told=told,
@@ -168,7 +184,7 @@ class _Watch:
             left_s=known.left_s if known else None, missing=known.missing(self.request) if known else (),
             exit_code=error.exit_code,
         )  # fmt: skip
-        if isinstance(error, InputError | CredentialsError):
+        if isinstance(error, InputError | CredentialsError) or against_home(self.home):
             return watched  # the round would be refused for the same reason
         left_s = known.left_s if known else UNKNOWN_LEFT_S
         return self._rescued(watched, known.round if known else None, left_s)
@@ -270,7 +286,48 @@ def _window_s(opened: Round) -> float:
 def _request(home: Path, config_file: Path | None) -> Request:
     from eraflow.request import make_request
 
-    return make_request(home=Store.open(home).home, config_file=config_file)
+    return make_request(home=_found(home), config_file=config_file)
+
+
+def _found(home: Path) -> Path:
+    """The home, made if it is not there; one that can only be read will do for asking. Raises `StorageError`."""
+    try:
+        return Store.open(home).home
+    except StorageError:
+        if not os.path.isfile(Store(home).ledger_path):
+            raise
+        return home.resolve()
+
+
+def _against(home: Path) -> str | None:
+    why = against_home(home)
+    return f"{why}; {ANOTHER_HOME}" if why else None
+
+
+def _reading(request: Request, call: Callable[[Request], T]) -> T:
+    """What `call` returns of a request whose home can be read and written to. Raises `StorageError`."""
+    with _readable(request.home) as home:
+        return call(replace(request, home=home))
+
+
+@contextmanager
+def _readable(home: Path) -> Iterator[Path]:
+    """`home`; where that cannot be written to, a folder that lasts as long as the block, with a copy of its ledger:
+    whoever asks the tournament writes down what it answers. Raises `StorageError` if there can be no such copy.
+    """
+    against = _against(home)
+    if against is None:
+        yield home
+        return
+    try:
+        with TemporaryDirectory(prefix="eraflow-", ignore_cleanup_errors=True) as folder:
+            ledger, copy = Store(home).ledger_path, Store(Path(folder)).ledger_path
+            with suppress(FileNotFoundError):  # what a killed process had begun, which is undone in the copy
+                shutil.copyfile(f"{ledger}-journal", f"{copy}-journal")
+            shutil.copyfile(ledger, copy)
+            yield Path(folder)
+    except (OSError, StorageError) as error:
+        raise StorageError(against) from error
 
 
 def _played(request: Request) -> RoundResult:
@@ -282,7 +339,7 @@ def _played(request: Request) -> RoundResult:
 def _remembered(request: Request) -> Known | None:
     """The round that is open as far as the ledger remembers; None if there is none, or it cannot be read in time."""
     with suppress(EraflowError):
-        return Later(lambda: remember(request, system_now_utc()), "the ledger").result(LEDGER_LIMIT_S)
+        return _in_time(lambda: _reading(request, lambda readable: remember(readable, system_now_utc())))
     return None
 
 
@@ -290,11 +347,23 @@ def _ledger(home: Path) -> Ledger:
     return Ledger(Store.open(home).ledger_path, Tournament.from_environment().url)
 
 
+def _notes(home: Path) -> list[AlarmNote]:
+    with _readable(home) as readable:
+        return _ledger(readable).alarms(50)
+
+
+def _in_time(call: Callable[[], T]) -> T:
+    """What a call of the ledger returns. Raises `EraflowError`, also where no thread can be started for it."""
+    try:
+        return Later(call, "the ledger").result(LEDGER_LIMIT_S)
+    except Exception as error:
+        raise _ours(error) from error
+
+
 def _ring_once(home: Path, alarm: Alarm, config: AlarmConfig, environ: Mapping[str, str]) -> int:
     """Tell, unless somebody was told the same already."""
     with suppress(EraflowError):
-        notes = Later(lambda: _ledger(home).alarms(50), "the ledger").result(LEDGER_LIMIT_S)
-        if alarms.was_told(alarm, notes, system_now_utc()):
+        if alarms.was_told(alarm, _in_time(lambda: _notes(home)), system_now_utc()):
             return 0
     return _ring(home, alarm, config, environ)
 
@@ -302,9 +371,8 @@ def _ring_once(home: Path, alarm: Alarm, config: AlarmConfig, environ: Mapping[s
 def _ring(home: Path, alarm: Alarm, config: AlarmConfig, environ: Mapping[str, str]) -> int:
     """Tell, then note it; a ledger that hangs or is lost keeps nobody from being told."""
     told = alarms.ring(alarm, config, environ)
-    noting = Later(lambda: _ledger(home).note_alarm(alarm.round, alarm.kind, alarm.title, told), "the ledger")
     try:
-        noting.result(LEDGER_LIMIT_S)
+        _in_time(lambda: _ledger(home).note_alarm(alarm.round, alarm.kind, alarm.title, told))
     except EraflowError as error:
         logger.warning("the alarm could not be kept: %s", error.message)
     return told
@@ -323,11 +391,13 @@ What to do now: Look at the tournament's web page and at `eraflow doctor`; `eraf
     return Alarm(kind="missed", round=number, title=title, body=body)
 
 
-def _safe(found: Known) -> Watched:
+def _safe(found: Known, home: Path) -> Watched:
     slots = counted_text(len(found.receipts), "slot")
     did = f"round {found.round.number} is safe: {slots} verified"
+    against = _against(home)
+    warning = (f"warning: the next round cannot be played: {against}",) if against else ()
     return Watched(
-        round=found.round.number, was_safe=True, is_safe=True, did=(did,), left_s=found.left_s,
+        round=found.round.number, was_safe=True, is_safe=True, did=(did, *warning), left_s=found.left_s,
         receipts=tuple(found.receipts.values()), exit_code=0,
     )  # fmt: skip
 

@@ -13,14 +13,18 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from eraflow import __version__
 from eraflow.errors import EraflowError, InputError
 from eraflow.progress import LineHandler
 from eraflow.untold import unexpected, way_to
 from flows.terminal import complain, elsewhere, show
+
+if TYPE_CHECKING:
+    from eraflow.request import Request
 
 EXIT_INTERRUPTED = 130
 ALL_SLOTS = "(repeatable; default: all slots of the configuration)"
@@ -47,7 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = _parsed(given)
         _show_log(options)
         if options.unattended:
-            _load_environment_file()
+            from flows.command_care import load_environment_file
+
+            load_environment_file(options)
         run: Callable[[argparse.Namespace], int] = options.run
         return run(options)
     except EraflowError as error:
@@ -91,14 +97,6 @@ def _show_log(options: argparse.Namespace) -> None:
     logging.raiseExceptions = False  # a closed standard error must not stop a round
 
 
-def _load_environment_file() -> None:
-    """Keys and addresses for runs that nobody starts by hand; what the environment has goes first."""
-    from eraflow.environment import ENVIRONMENT_FILE, load
-    from eraflow.store import default_home
-
-    load(default_home(os.environ) / ENVIRONMENT_FILE, os.environ)
-
-
 def _refuse_foreign_packages() -> None:
     """Other distributions are called `tasks` and `flows` too, and overwrite ours without a word."""
     from importlib.metadata import packages_distributions
@@ -140,7 +138,7 @@ def _command(
     parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
     parser.add_argument("--json", action="store_true", help="end standard output with one JSON object")
     parser.add_argument("--debug", action="store_true", help="show tracebacks and more of the log")
-    parser.set_defaults(run=run, unattended=unattended)
+    parser.set_defaults(run=run, unattended=unattended, unfit=None)
     return parser
 
 
@@ -303,14 +301,30 @@ def _daily(options: argparse.Namespace) -> int:
 
 
 def _play(options: argparse.Namespace, *, train: bool, data_from: Path | None) -> int:
+    from eraflow.tournament import Tournament
+
+    if options.unfit is not None:
+        with suppress(EraflowError, OSError):  # where no configuration can be read there is nobody to tell
+            from flows.weekly import refused
+
+            refused(_request(options, train=train, data_from=data_from), options.unfit)
+        raise options.unfit
+    request = _request(options, train=train, data_from=data_from)
+    if request.submit:
+        Tournament.from_environment().require_keys()
+    from flows.weekly import run_weekly
+
+    return _show_rounds([run_weekly(request)], options)
+
+
+def _request(options: argparse.Namespace, *, train: bool, data_from: Path | None) -> Request:
     from eraflow.config import parse_assignments
     from eraflow.request import make_request
     from eraflow.store import default_home
-    from eraflow.tournament import Tournament
     from eraflow.weekly_config import default_config_file
 
     home = default_home(os.environ)
-    request = make_request(
+    return make_request(
         home=home,
         config_file=options.config or default_config_file(home),
         recipe=options.recipe,
@@ -322,11 +336,6 @@ def _play(options: argparse.Namespace, *, train: bool, data_from: Path | None) -
         wait_s=60.0 * options.wait,
         data_from=data_from.resolve() if data_from else None,
     )
-    if request.submit:
-        Tournament.from_environment().require_keys()
-    from flows.weekly import run_weekly
-
-    return _show_rounds([run_weekly(request)], options)
 
 
 def _rehearse(options: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""What the command does around a round: up, status, doctor, scores."""
+"""What the command does around a round: the environment file, up, status, doctor, scores."""
 
 from __future__ import annotations
 
@@ -23,6 +23,23 @@ if TYPE_CHECKING:
 REDRAWN_EACH_S = 2.0
 # Nobody watches more closely than this, and the tournament has others to answer [s].
 ASKED_EACH_S = 30.0
+
+
+def load_environment_file(options: argparse.Namespace) -> None:
+    """Keys and addresses for runs that nobody starts by hand; what the environment has goes first.
+
+    What is wrong with them is left in `options.unfit` to the commands that tell somebody, and raised for the others.
+    """
+    from eraflow.environment import ENVIRONMENT_FILE, load
+    from eraflow.errors import EraflowError
+    from eraflow.store import default_home
+
+    try:
+        load(default_home(os.environ) / ENVIRONMENT_FILE, os.environ)
+    except EraflowError as error:
+        if options.command not in ("weekly", "daily") and not (options.command == "status" and options.check):
+            raise
+        options.unfit = error
 
 
 def up(options: argparse.Namespace) -> int:
@@ -124,7 +141,7 @@ def _check(options: argparse.Namespace) -> int:
     from eraflow.store import default_home
     from eraflow.watch import check, json_object
 
-    watched = check(default_home(os.environ), options.config, os.environ)
+    watched = check(default_home(os.environ), options.config, os.environ, options.unfit)
     show(json.dumps(json_object(watched)) if options.json else watched.sentence)
     return watched.exit_code
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 
-from eraflow.errors import StorageError
+from eraflow.errors import EraflowError, StorageError
 from eraflow.progress import for_this_terminal
 from eraflow.request import Request
 from eraflow.result import RoundResult, error_entry
@@ -29,7 +29,7 @@ def run_weekly(request: Request) -> RoundResult:
     try:
         Store.open(request.home)
     except StorageError as error:
-        return _refused(request, error)
+        return refused(request, error)
     results: list[RoundResult] = []
     failure = ""
     try:
@@ -50,8 +50,10 @@ def run_weekly(request: Request) -> RoundResult:
     return result
 
 
-def _refused(request: Request, error: StorageError) -> RoundResult:
-    """A round that was not begun, because there is nowhere to keep what was sent; who is to be told is told."""
+def refused(request: Request, error: EraflowError) -> RoundResult:
+    """A round that was not begun, because there are no keys for it or there is nowhere to keep what was sent; who is
+    to be told is told.
+    """
     result = RoundResult(round=None, error=error_entry(error))
     if alarm_config(request).urls:
         tell(request, result)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import json
 import logging
 import socket
@@ -176,6 +177,34 @@ def test_a_hanging_address_delays_no_longer_than_the_limit_and_costs_no_other() 
         assert ring(ALARM, AlarmConfig(urls=(apprise_address(stuck), apprise_address(url))), {}, timeout_s=1) == 1
         assert time.monotonic() - started < 4
     assert len(server.bodies) == 1
+
+
+def test_a_thread_that_dies_before_it_runs_costs_no_more_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for want of memory."""
+    config = AlarmConfig(urls=(apprise_address(f"http://127.0.0.1:{closed_port()}"),))
+    for name in ("_thread.start_new_thread", "threading._start_new_thread"):
+        monkeypatch.setattr(name, lambda *_: 0)
+    assert ring(ALARM, config, {}, timeout_s=0.2) == 0
+
+
+def test_an_address_for_which_there_is_no_thread_costs_no_other(monkeypatch: pytest.MonkeyPatch, log: Lines) -> None:
+    server, started = Server(TAKEN), list[object]()
+    start_thread = _thread.start_new_thread
+
+    def limited(*given: Any) -> int:
+        started.append(given)
+        if len(started) > 1:
+            raise RuntimeError("can't start new thread")
+        return start_thread(*given)
+
+    with server.running() as url:
+        config = AlarmConfig(urls=(apprise_address(url), apprise_address(url)))
+        for name in ("_thread.start_new_thread", "threading._start_new_thread"):
+            monkeypatch.setattr(name, limited)
+        assert ring(ALARM, config, {}) == 1
+        monkeypatch.undo()
+    assert (len(started), len(server.bodies)) == (2, 1)
+    assert "alarm 2 of 2 could not be delivered (json://): RuntimeError" in log.text
 
 
 def test_an_address_that_failed_is_tried_once_more() -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import stat
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from eraflow.environment import load
-from eraflow.errors import CredentialsError, InputError
+from eraflow.errors import CredentialsError, InputError, StorageError
+from tests.eraflow.test_home import as_nobody
 
 SECRET = "s3cr3t"
 
@@ -96,3 +99,25 @@ def test_a_named_pipe_is_refused_instead_of_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "eraflow.env", stat.S_IRUSR | stat.S_IWUSR)
     with pytest.raises(InputError, match="must be a plain file"):
         load(tmp_path / "eraflow.env", {})
+
+
+@pytest.mark.skipif(os.name != "posix", reason="elsewhere the mode says nothing")
+def test_a_folder_that_may_not_be_entered_is_told_in_place_of_a_file_that_may_not_be_there() -> None:
+    with tempfile.TemporaryDirectory() as made:  # pytest's own is closed to others as it is
+        Path(made).chmod(0o755)
+        home = Path(made, "home")
+        home.mkdir()
+        home.chmod(0o700 if os.geteuid() == 0 else 0o000)
+        why = f"the folder {home} cannot be used: Permission denied; set ERAFLOW_HOME to one that can"
+        with as_nobody(), pytest.raises(StorageError, match=f"^{re.escape(why)}$"):
+            load(home / "eraflow.env", {})
+        home.chmod(0o700)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="elsewhere the mode says nothing")
+def test_a_file_that_may_not_be_read_in_a_home_that_can_be_used_is_told_itself() -> None:
+    with tempfile.TemporaryDirectory() as made:
+        Path(made).chmod(0o777)
+        path = written(Path(made), "A=1", 0o600 if os.geteuid() == 0 else 0o000)
+        with as_nobody(), pytest.raises(CredentialsError, match="must be readable, however it is not: Permission"):
+            load(path, {})
