@@ -12,6 +12,7 @@ Letters: N rows, B rows of a batch, F features, T targets.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -46,6 +47,8 @@ if TYPE_CHECKING:
     from eraflow.columns import Block, Kind
     from eraflow.parquet import ParquetSource
 
+logger = logging.getLogger("eraflow")
+
 __all__ = [
     "ERA_LIVE",
     "FeatureSets",
@@ -56,6 +59,7 @@ __all__ = [
     "matching_target",
     "open_stored",
     "read_features_json",
+    "targets_of",
 ]
 
 Sample = tuple[torch.Tensor, torch.Tensor, int]
@@ -70,13 +74,15 @@ def decode(
     sha256: str,
     features: Sequence[str],
     kind: Kind | None = None,
+    whole: bool = False,
     progress: Progress = silent,
 ) -> StoredDataset:
     """The decoded form of the file `parquet` of that sha256, with at least those features, in a folder of `into`.
 
     Made once for each content and feature list; a store of the same content with more features serves too, one that
-    is damaged is made again. Of two processes that ask at once, one decodes and the other waits. Memory use is
-    bounded by a block of columns of one row group. With `kind` the eras must fit: a live file is of era X alone.
+    is damaged is made again; with `whole` every byte of one that was there is read to find that. Of two processes that
+    ask at once, one decodes and the other waits. Memory use is bounded by a block of columns of one row group. With
+    `kind` the eras must fit: a live file is of era X alone.
 
     Raises `DataError` for what the tournament does not document (`parquet` and `columns` say what), `StorageError`
     if there is no room, `InputError` if no feature is asked for or one twice.
@@ -89,10 +95,24 @@ def decode(
     if not wanted or len(set(wanted)) < len(wanted):
         raise InputError(f"features to decode must be at least one and none twice, however {len(wanted)} were given")
     with exclusive(into / sha256[:16]):
-        found = _find(into, sha256, wanted) or _build(parquet, into, sha256, wanted, kind, progress)
+        found = _find(into, sha256, wanted, whole, progress) or _build(parquet, into, sha256, wanted, kind, progress)
     if kind is not None:
         check_kind(parquet, Eras(era_N=found.era_N, data_types=dict(found.data_types)), kind)
     return replace(found, source=parquet, features=wanted)
+
+
+def targets_of(parquet: Path, *, into: Path, sha256: str) -> tuple[str, ...]:
+    """The target columns of the file `parquet` of that sha256, from its decoded form in `into` if there is one.
+
+    That is first, because no checksum is over the names in a parquet file. Raises `DataError` if it must be read and
+    is not whole.
+    """
+    from eraflow.parquet import ParquetSource
+
+    if (found := _find(into, sha256, ())) is not None:
+        return found.targets
+    with ParquetSource(parquet) as source:
+        return tuple(name for name in source.names if name.startswith("target"))
 
 
 class NumeraiDataset(Dataset[Sample]):
@@ -211,17 +231,33 @@ def _positions(indices: Rows, length: int) -> npt.NDArray[np.int64]:
     return np.where(index_B < 0, index_B + length, index_B)
 
 
-def _find(into: Path, sha256: str, wanted: tuple[str, ...]) -> StoredDataset | None:
+def _find(
+    into: Path, sha256: str, wanted: tuple[str, ...], whole: bool = False, progress: Progress = silent
+) -> StoredDataset | None:
     """The narrowest whole store of this content that has all that is wanted."""
     found: list[StoredDataset] = []
     for folder in sorted(into.glob(f"{sha256[:16]}-*")):
-        try:
-            stored = open_stored(folder)
-        except StorageError:
-            continue  # damaged or of another format: made again when its own features are asked for
+        stored = _opened(folder, told=bool(wanted))
+        if stored is None:
+            continue
         if stored.sha256 == sha256 and set(wanted) <= set(stored.features):
             found.append(stored)
-    return min(found, key=lambda stored: (stored.features != wanted, len(stored.features)), default=None)
+    found.sort(key=lambda stored: (stored.features != wanted, len(stored.features)))
+    return next(
+        (stored for stored in found if not whole or _opened(stored.folder, whole=True, progress=progress)), None
+    )
+
+
+def _opened(
+    folder: Path, *, whole: bool = False, told: bool = True, progress: Progress = silent
+) -> StoredDataset | None:
+    try:
+        return open_stored(folder, whole=whole, progress=progress)
+    except StorageError as error:
+        # Made again when its own features are asked for.
+        if told:
+            logger.warning("%s", error.message.replace("delete the folder, it", "it is not used, and"))
+        return None
 
 
 def _build(

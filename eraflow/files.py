@@ -2,6 +2,11 @@
 
 A file is written under a fresh name, checked (length, every row group decoded), and moved into place with its
 manifest. Training and validation files are asked whether they changed and kept if not; live data are always fetched.
+
+A file that is kept may have been damaged on this disk meanwhile. Those that are read as they are have the sha256 of
+their manifest or are fetched again. `train.parquet` and `validation.parquet` have gigabytes, and a round that finds
+them decoded does not read them: they are hashed where they are decoded, and where that goes wrong `fetch_damaged`
+fetches them again.
 """
 
 from __future__ import annotations
@@ -44,6 +49,7 @@ META_MODEL_FILE = "meta_model.parquet"
 BENCHMARK_FILES = ("train_benchmark_models.parquet", "validation_benchmark_models.parquet")
 # Another run may be at it for so long; one that was stopped holds its lock for ever [s].
 LIVE_LOCK_S, LOCK_S = 120.0, 3600.0
+CHANGED_HERE = "%s or its manifest has changed on this disk since it was fetched; it is fetched again"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,15 +102,18 @@ def fetch_files(
     """
     data, here = store.data_folder(version), store.round_folder(opened.number)
 
-    def fetched(folder: Path, name: str, check: Callable[[Path], int | None]) -> File:
-        return _fetch(tournament, f"{version}/{name}", folder / name, opened, check, always=False, progress=progress)
+    def fetched(folder: Path, name: str, check: Callable[[Path], int | None], hashed: bool = True) -> File:
+        return _fetch(
+            tournament, f"{version}/{name}", folder / name, opened, check,
+            always=False, hashed=hashed, progress=progress,
+        )  # fmt: skip
 
     live = fetch_live(tournament, store, opened, version, progress)
     found = Files(
         round=opened.number,
         features=fetched(data, "features.json", check_features),
-        train=fetched(data, "train.parquet", verify_parquet),
-        validation=fetched(data, "validation.parquet", verify_parquet),
+        train=fetched(data, "train.parquet", verify_parquet, hashed=False),
+        validation=fetched(data, "validation.parquet", verify_parquet, hashed=False),
         live=live,
         decoded=data / "decoded",
         decoded_live=here / "decoded",
@@ -113,6 +122,25 @@ def fetch_files(
     if not benchmarks:
         return found
     return _with_benchmarks(found, lambda name: fetched(data, name, verify_parquet))
+
+
+def fetch_damaged(tournament: Tournament, files: Files, progress: Progress = silent) -> Files:
+    """`files`, those fetched again whose bytes are not of their sha256 any more; the same where all are.
+
+    `files` must be of `fetch_files`. Raises as that does.
+    """
+
+    def whole(file: File) -> File:
+        return _whole(tournament, file, files.round, progress)
+
+    return replace(
+        files,
+        features=whole(files.features),
+        train=whole(files.train),
+        validation=whole(files.validation),
+        live=whole(files.live),
+        benchmarks=tuple(whole(file) for file in files.benchmarks),
+    )
 
 
 def fetch_references(
@@ -237,20 +265,53 @@ def _fetch(
     check: Callable[[Path], int | None],
     *,
     always: bool,
+    hashed: bool = True,
     progress: Progress,
 ) -> File:
     with _alone_with(path, LIVE_LOCK_S if always else LOCK_S):
         known = None if always else read_manifest(path)
         if known is not None and _unchanged(tournament, known, opened):
-            return _of_manifest(path, known, changed=False)
-        for last in (False,) * (DAMAGED_TRIES - 1) + (True,):
-            try:
-                manifest = _download(tournament, name, path, opened, check, progress)
-                return _of_manifest(path, manifest, changed=True)
-            except DataError as error:
-                if last:
-                    raise
-                logger.warning("%s; it is fetched again", error.message)
+            if not hashed or _is_of(path, known.sha256):
+                return _of_manifest(path, known, changed=False)
+            logger.warning(CHANGED_HERE, path)
+        return _downloaded(tournament, name, path, opened.number, check, progress)
+
+
+def _whole(tournament: Tournament, file: File, number: int | None, progress: Progress) -> File:
+    with _alone_with(file.path, LOCK_S):
+        if _is_of(file.path, file.sha256):
+            return file
+        known = read_manifest(file.path)
+        if known is not None and _is_of(file.path, known.sha256):
+            return _of_manifest(file.path, known, changed=True)  # another run, or another recipe's turn, has fetched it
+        logger.warning(CHANGED_HERE, file.path)
+        check = check_features if file.path.suffix == ".json" else verify_parquet
+        return _downloaded(tournament, file.name, file.path, number, check, progress)
+
+
+def _is_of(path: Path, sha256: str) -> bool:
+    try:
+        return sha256_of(path) == sha256
+    except OSError:  # gone, or a disk that cannot read it any more
+        return False
+
+
+def _downloaded(
+    tournament: Tournament,
+    name: str,
+    path: Path,
+    number: int | None,
+    check: Callable[[Path], int | None],
+    progress: Progress,
+) -> File:
+    for last in (False,) * (DAMAGED_TRIES - 1) + (True,):
+        try:
+            manifest = _download(tournament, name, path, number, check, progress)
+            return _of_manifest(path, manifest, changed=True)
+        except DataError as error:
+            if last:
+                raise
+            logger.warning("%s; it is fetched again", error.message)
     raise AssertionError("unreachable")
 
 
@@ -278,18 +339,18 @@ def _download(
     tournament: Tournament,
     name: str,
     path: Path,
-    opened: Round,
+    number: int | None,
     check: Callable[[Path], int | None],
     progress: Progress,
 ) -> Manifest:
     with replacing(path) as partial:
-        got = tournament.download(name, partial, opened.number, progress)
+        got = tournament.download(name, partial, number, progress)
         rows = _named(check, partial, path)
         # A manifest must never describe other bytes than those beside it, whenever we are killed.
         discard(manifest_path(path))
     manifest = Manifest(
         name=name,
-        round=opened.number,
+        round=number,
         size_bytes=got.freshness.size_bytes,
         sha256=got.sha256,
         rows=rows,

@@ -4,14 +4,17 @@
                                                            that no two generations can mix
     <folder of each member>/fitted.safetensors            its weights, once the run is finished or cut
 
-Each file says what it was made from: one that was made from anything else, or is damaged, is not gone on from.
-Nothing is pickled.
+Each file says what it was made from, and in its metadata the sha256 of that and of all tensors: one that was made from
+anything else, or of which a bit has changed on the disk, is not gone on from, and what it held is trained again. Files
+of an eraflow from before that hash have none and are taken as they are. Nothing is pickled.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,8 @@ from torch import Tensor
 
 from eraflow.errors import OutOfTimeError, TrainingError
 from eraflow.models import Mlp
+
+logger = logging.getLogger("eraflow")
 
 FORMAT = 2
 CHECKPOINT, FINISHED = "checkpoint.safetensors", "fitted.safetensors"
@@ -134,15 +139,20 @@ def drop_checkpoint(folders: Sequence[Path]) -> None:
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], Told]:
-    """The tensors in a file of a run and what it says of them. Raises `TrainingError` if it cannot be read."""
+    """The tensors in a file of a run and what it says of them. Raises `TrainingError` if it is not whole."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
-            told = json.loads(file.metadata()["eraflow"])
+            metadata = file.metadata()
+            text, sha256 = metadata["eraflow"], metadata.get("sha256")
+            told = json.loads(text)
             if told["format"] != FORMAT:
                 raise ValueError(f"format {told['format']}, not {FORMAT}")
-            return {name: file.get_tensor(name) for name in file.keys()}, told  # noqa: SIM118 - no mapping
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        if sha256 is not None and sha256 != _sha256(text, tensors):
+            raise ValueError("it has changed since it was written")
+        return tensors, told
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise TrainingError(
             f"{path} must hold a trained network, however it cannot be read ({error}); train again"
@@ -158,7 +168,9 @@ def _read_if_whole(path: Path) -> tuple[dict[str, Tensor], Told]:
     try:
         return read(path)
     except TrainingError:
-        return {}, {}  # what it held is computed again
+        if path.exists():
+            logger.warning("%s is damaged, or of another version of eraflow; what it held is trained again", path)
+        return {}, {}
 
 
 def _write(path: Path, tensors: dict[str, Tensor], told: Told) -> None:
@@ -168,7 +180,16 @@ def _write(path: Path, tensors: dict[str, Tensor], told: Told) -> None:
 
     made_folder(path.parent)
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomically(path, save(stored, {"eraflow": json.dumps({"format": FORMAT} | told)}))
+    text = json.dumps({"format": FORMAT} | told)
+    write_atomically(path, save(stored, {"eraflow": text, "sha256": _sha256(text, stored)}))
+
+
+def _sha256(text: str, tensors: Mapping[str, Tensor]) -> str:
+    found = hashlib.sha256(text.encode())
+    for name, tensor in sorted(tensors.items()):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def _weights(net: Mlp) -> dict[str, Tensor]:

@@ -23,7 +23,7 @@ import numpy.typing as npt
 from eraflow import recipes, trained
 from eraflow.budget import Budget, budget_for, budget_text, unlimited
 from eraflow.columns import Kind
-from eraflow.dataset import StoredDataset, decode, open_stored
+from eraflow.dataset import StoredDataset, decode, open_stored, targets_of
 from eraflow.errors import (
     ClosedError,
     DataError,
@@ -34,11 +34,12 @@ from eraflow.errors import (
     TransientError,
 )
 from eraflow.feature_sets import read_features_json
-from eraflow.files import File, Files, adopt_files, fetch_files, fetch_live
+from eraflow.files import File, Files, adopt_files, fetch_damaged, fetch_files, fetch_live
 from eraflow.ledger import Ledger
 from eraflow.measure import Meter
 from eraflow.pace import slow_text
 from eraflow.parquet import ParquetSource
+from eraflow.predictions import canonical_csv
 from eraflow.progress import Progress, silent
 from eraflow.prune import prune
 from eraflow.receipt import Receipt, Source
@@ -48,7 +49,7 @@ from eraflow.request import Request, recipe_names, wanted_recipe
 from eraflow.result import ModelReport, RoundResult
 from eraflow.rounds import Round, duration_text
 from eraflow.store import Store, exclusive, write_atomically
-from eraflow.submission import OVERTAKEN, Order, canonical_csv, standing, submit
+from eraflow.submission import OVERTAKEN, Order, standing, submit
 from eraflow.tournament import Slot, Tournament
 from eraflow.trained import Trained
 
@@ -218,12 +219,24 @@ def require_same_ids(live: File, current: File) -> None:
 def prepare(request: Request, files: Files, name: str, budget: Budget, progress: Progress = silent) -> Prepared:
     """Decode what the recipe `name` needs; live first, so that a bad live file is found before hours of training.
 
-    Raises as `references.benchmark_of` and `dataset.decode` do.
+    A file that has been damaged on this disk since it was fetched is fetched again. Raises as
+    `references.benchmark_of`, `dataset.decode` and `files.fetch_files` do.
     """
     progress = budget.guarding(progress)
+    try:
+        return _prepared(request, files, name, progress)
+    except (DataError, InputError, StorageError):
+        if request.data_from is not None:
+            raise
+        mended = fetch_damaged(Tournament.from_environment(), files, progress)
+        if mended == files:
+            raise
+    return _prepared(request, mended, name, progress)
+
+
+def _prepared(request: Request, files: Files, name: str, progress: Progress) -> Prepared:
     sets = read_features_json(files.features.path)
-    with ParquetSource(files.train.path) as source:
-        targets = [column for column in source.names if column.startswith("target")]
+    targets = targets_of(files.train.path, into=files.decoded, sha256=files.train.sha256)
     recipe, notes = recipes.resolve(wanted_recipe(request, name), sets.sets, targets, asked=request.overrides)
     for note in notes:
         logger.warning("recipe %s: %s", name, note)
@@ -231,7 +244,9 @@ def prepare(request: Request, files: Files, name: str, budget: Budget, progress:
     benchmark = benchmark_of(recipe, files)
 
     def decoded(file: File, into: Path, kind: Kind) -> StoredDataset:
-        return decode(file.path, into=into, sha256=file.sha256, features=features, kind=kind, progress=progress)
+        return decode(
+            file.path, into=into, sha256=file.sha256, features=features, kind=kind, whole=True, progress=progress
+        )
 
     live = decoded(files.live, files.decoded_live, "live")
     train = decoded(files.train, files.decoded, "train")

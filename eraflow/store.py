@@ -64,14 +64,8 @@ class Manifest:
 
 def against_home(home: Path) -> str | None:
     """Why nothing can be kept in the folder `home`; None if it can, or if it is not there yet. Makes nothing."""
-    if not os.path.lexists(home):
-        return None
-    if not os.path.isdir(home):  # Path.is_dir raises where a folder above may not be looked into
-        return f"the folder {home} cannot be used: {os.strerror(errno.ENOTDIR)}"
-    effective = os.access in os.supports_effective_ids
-    if not os.access(home, os.W_OK | os.X_OK, effective_ids=effective):
-        return f"the folder {home} cannot be used: {os.strerror(errno.EACCES)}"
-    return None
+    number = _number_against(home)
+    return f"the folder {home} cannot be used: {os.strerror(number)}" if number else None
 
 
 @dataclass(frozen=True)
@@ -85,7 +79,7 @@ class Store:
         """The store at `home`, created owner-only if it is not there.
 
         A folder that was there keeps its mode: it may be one that others use too. Raises `StorageError` if it can't be
-        made or written to; `instead` says what to do then.
+        made, read or written to; `instead` says what to do then.
         """
         try:
             home.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -187,9 +181,14 @@ def write_atomically(path: Path, data: bytes) -> None:
         partial.write_bytes(data)
 
 
+def json_bytes(value: Any) -> bytes:
+    """The one JSON text of `value`."""
+    return (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
+
+
 def write_json(path: Path, value: Any) -> None:
     """The JSON text of `value` becomes the file at `path`."""
-    write_atomically(path, (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode())
+    write_atomically(path, json_bytes(value))
 
 
 def remove(path: Path) -> None:
@@ -289,6 +288,29 @@ def utc_text(moment: datetime, timespec: str = "seconds") -> str:
     if moment.tzinfo is None:
         raise ValueError(f"a time must carry a zone, however {moment} has none")
     return moment.astimezone(UTC).isoformat(timespec=timespec)
+
+
+def _number_against(home: Path) -> int:
+    """The system's number of what stands against the folder `home`; 0 for nothing, or if it is not there yet."""
+    try:
+        os.lstat(home)
+    except PermissionError:
+        return errno.EACCES
+    except OSError:
+        return 0
+    if not os.path.isdir(home):
+        return errno.ENOTDIR
+    # To ask for the effective ones takes a call to the kernel that old containers refuse, whatever the answer.
+    differ = os.access in os.supports_effective_ids and (os.geteuid(), os.getegid()) != (os.getuid(), os.getgid())
+    if os.access(home, os.R_OK | os.W_OK | os.X_OK, effective_ids=differ):
+        return 0
+    return errno.EROFS if _is_read_only(home) else errno.EACCES
+
+
+def _is_read_only(folder: Path) -> bool:
+    with suppress(OSError):
+        return hasattr(os, "statvfs") and bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
+    return False
 
 
 def _swept(path: Path) -> bool:

@@ -1,14 +1,19 @@
 """The decoded form of one parquet file: a folder of memory-mapped arrays, and what tells that it is whole.
 
     <into>/<sha256[:16]>-<features[:8]>/
-    ├── header.json    format version, source, names, shapes, lengths, checksums of sampled blocks
+    ├── header.json    format version, source, names, shapes, lengths, checksums, and one of itself
     ├── codes.npy      int8    [N, F]  features, centred to −2..2, missing = 0
     ├── targets.npy    float32 [N, T]  from 0 to 1, missing = NaN
     ├── eras.npy       int32   [N]     era numbers, `ERA_LIVE` for X
     └── ids.npy        bytes   [N]     UTF-8, one width
 
-`dataset.decode` makes such a folder, `open_stored` opens one in milliseconds and reads none of it. This module needs
+`dataset.decode` makes such a folder, `open_stored` opens one in milliseconds and reads little of it. This module needs
 numpy and torch alone, so that training runs where parquet cannot be read.
+
+Damage on the disk: each opening checks the header, files of up to `WHOLE_BYTES` byte by byte and sampled blocks of
+larger ones. A round opens what it will learn from once with `whole`, which reads every byte: gigabytes at the speed of
+memory or of the disk, and training would read them next anyway. Other openings (a stage later, a study, a benchmark) do
+without. Stores of an eraflow from before those checksums have only the samples.
 
 Letters: N rows, F features, T targets.
 """
@@ -21,6 +26,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -28,6 +34,7 @@ import numpy.typing as npt
 import torch
 
 from eraflow.errors import InputError, StorageError
+from eraflow.progress import Progress, silent
 
 ERA_LIVE = -1
 """The code of era `X`."""
@@ -37,9 +44,15 @@ HEADER = "header.json"
 CODES, TARGETS, ERAS, IDS = FILES = ("codes.npy", "targets.npy", "eras.npy", "ids.npy")
 
 HORIZON_UNKNOWN_DAYS = 60
+SUM = "sum64"
 SAMPLES = 32
 SAMPLE_BYTES = 1 << 14
 ROWS_AT_ONCE = 1 << 16
+# What JSON and numpy raise on damaged bytes: numpy takes the head of an array for Python's text.
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, MemoryError, RecursionError,
+              SyntaxError, TokenError)  # fmt: skip
+WHOLE_BYTES = 32 << 20
+READ_BYTES = 1 << 22
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,15 +141,19 @@ class StoredDataset:
         return array
 
 
-def open_stored(folder: Path, features: Sequence[str] | None = None) -> StoredDataset:
+def open_stored(
+    folder: Path, features: Sequence[str] | None = None, *, whole: bool = False, progress: Progress = silent
+) -> StoredDataset:
     """The decoded file in `folder`, asked for `features` (default: all that are stored).
 
-    The header, every file's length, type and shape, and sampled blocks are checked. Raises `StorageError` if
-    anything is not as it was written (then the folder may be deleted, and `decode` makes it again), `InputError` for
-    a feature that is not stored.
+    The header, every file's length, type and shape, and sampled blocks are checked, with `whole` every byte, of
+    which `progress` is told where it takes long. Raises `StorageError` if anything is not as it was written (then the
+    folder may be deleted, and `decode` makes it again), `InputError` for a feature that is not stored.
     """
     try:
         header = json.loads((folder / HEADER).read_bytes())
+        if (told := header.pop("crc32", None)) not in (None, _crc32_of(header)):
+            raise _damaged(folder / HEADER, f"of crc32 {told}", f"{_crc32_of(header)}")
         found = StoredDataset(
             folder=folder,
             source=Path(header["source"]),
@@ -151,8 +168,10 @@ def open_stored(folder: Path, features: Sequence[str] | None = None) -> StoredDa
             raise _damaged(folder, f"format {FORMAT}", f"format {header['format']}")
         shapes = {CODES: [found.rows, len(found.features)], TARGETS: [found.rows, len(found.targets)]}
         for name in FILES:
-            _require_same(folder, name, header["files"][name] | {"shape": shapes.get(name, [found.rows])})
-    except (OSError, ValueError, KeyError, TypeError) as error:
+            _require_same(
+                folder, name, header["files"][name] | {"shape": shapes.get(name, [found.rows])}, whole, progress
+            )
+    except UNREADABLE as error:
         raise _damaged(folder, "readable", f"{type(error).__name__}: {error}") from error
     if features is None:
         return found
@@ -162,8 +181,8 @@ def open_stored(folder: Path, features: Sequence[str] | None = None) -> StoredDa
 
 def header_of(folder: Path, *, source: Path, sha256: str, features: Sequence[str], **more: Any) -> dict[str, Any]:
     """What `header.json` says of the arrays in `folder`, which must be written and flushed."""
-    files = {name: _describe(folder / name) for name in FILES}
-    return {
+    files = {name: _describe(folder / name, whole=True) for name in FILES}
+    header = {
         "format": FORMAT,
         "source": str(source),
         "sha256": sha256,
@@ -171,6 +190,7 @@ def header_of(folder: Path, *, source: Path, sha256: str, features: Sequence[str
         "files": files,
         **more,
     }
+    return header | {"crc32": _crc32_of(header)}
 
 
 def matching_target(stored: StoredDataset, target: str = "target") -> str | None:
@@ -209,22 +229,50 @@ def suffix_days(target: str) -> int | None:
     return int(suffix) if suffix.isascii() and suffix.isdigit() and int(suffix) > 0 else None
 
 
-def _require_same(folder: Path, name: str, written: Mapping[str, Any]) -> None:
-    found = _describe(folder / name)
+def _require_same(folder: Path, name: str, written: Mapping[str, Any], whole: bool, progress: Progress) -> None:
+    whole = whole or (folder / name).stat().st_size <= WHOLE_BYTES
+    found = _describe(folder / name, whole, progress)
     for what, value in written.items():
+        if what == SUM and not whole:
+            continue
         if found.get(what) != value:
             raise _damaged(folder / name, f"of {what} {value}", f"{what} {found.get(what)}")
 
 
-def _describe(path: Path) -> dict[str, Any]:
+def _describe(path: Path, whole: bool = False, progress: Progress = silent) -> dict[str, Any]:
     array = np.load(path, mmap_mode="r")
-    return {
+    found = {
         "bytes": path.stat().st_size,
         "dtype": array.dtype.str,
         "shape": list(array.shape),
         "order": "C" if array.flags.c_contiguous else "F",
         "samples_crc32": _samples_crc32(path),
     }
+    return found | {SUM: _sum64(path, progress)} if whole else found
+
+
+def _crc32_of(header: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps(header, sort_keys=True).encode())
+
+
+def _sum64(path: Path, progress: Progress) -> int:
+    """The sum of all 64-bit words modulo 2**64, the last one filled up with zeros: no flipped bit leaves it as it was.
+
+    A cryptographic hash would take ten times as long, against nobody: whoever can write here can change the header too.
+    """
+    size, done, total = path.stat().st_size, 0, 0
+    word_W = np.empty(min(size + 7, READ_BYTES) // 8, np.uint64)
+    block = word_W.view(np.uint8).data
+    # Read and not mapped, which would count as this process's memory.
+    with path.open("rb") as file:
+        while size_bytes := file.readinto(block):
+            words = -(-size_bytes // 8)
+            block[size_bytes : 8 * words] = bytes(8 * words - size_bytes)
+            total += int(word_W[:words].sum())
+            done += size_bytes
+            if size > WHOLE_BYTES:
+                progress("check", done, size, path.name)
+    return total % (1 << 64)
 
 
 def _samples_crc32(path: Path) -> int:

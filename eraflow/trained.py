@@ -3,6 +3,7 @@
     <folder>/recipe.toml      the recipe
     ├── holdout-<m>/          member m fitted on the purged training eras
     ├── final-<m>/            member m fitted again on all labelled eras, where the recipe says so
+    ├── sha256sums            of recipe.toml and model.json; models of an eraflow from before it have none
     └── model.json            what it was made from and how it did; written last, so it says that the folder is whole
 
 Read `train`, then `predict_live`. A folder that is whole is loaded; one that is not is gone on with. A training that
@@ -18,7 +19,7 @@ import dataclasses
 import hashlib
 import json
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -40,7 +41,7 @@ from eraflow.recipes import Recipe, fingerprint
 from eraflow.residual import on_residual
 from eraflow.rows import Rows
 from eraflow.splits import distinct, every_nth, purge, purge_eras
-from eraflow.store import utc_text, write_atomically, write_json
+from eraflow.store import json_bytes, utc_text, write_atomically
 from eraflow.stored import StoredDataset, matching_target, suffix_days
 from eraflow.training import Fitted, fit, initial, load_fitted, members_at_once
 from eraflow.validation import EraScore, Validated, Validation, require_finite, validate
@@ -50,7 +51,7 @@ if TYPE_CHECKING:  # it reads parquet, and training must run where nothing can
 
 __all__ = ["MODEL", "EraScore", "Trained", "Validation", "load", "model_id", "predict_live", "train"]
 
-RECIPE, MODEL = "recipe.toml", "model.json"
+RECIPE, MODEL, SUMS = "recipe.toml", "model.json", "sha256sums"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,29 +201,31 @@ def train(
         made_at_utc=utc_text(datetime.now(UTC)),
         benchmarks_sha256=benchmark.sha256 if benchmark else (),
     )
-    write_atomically(folder / RECIPE, to_toml(to_table(recipe)).encode())
-    write_json(folder / MODEL, _to_json(made))
+    texts = {RECIPE: to_toml(to_table(recipe)).encode(), MODEL: json_bytes(_to_json(made))}
+    write_atomically(folder / RECIPE, texts[RECIPE])
+    write_atomically(folder / SUMS, _sums(texts))
+    write_atomically(folder / MODEL, texts[MODEL])
     return made
 
 
+def _sums(texts: Mapping[str, bytes]) -> bytes:
+    """As `sha256sum` writes and checks them."""
+    return "".join(f"{hashlib.sha256(text).hexdigest()}  {name}\n" for name, text in texts.items()).encode()
+
+
 def load(folder: Path) -> Trained:
-    """What `train` finished in `folder`. Raises `StorageError` if it is not whole or not readable."""
+    """What `train` finished in `folder`. Raises `StorageError` if it is not whole, not readable or damaged."""
     try:
-        told = json.loads((folder / MODEL).read_bytes())
-        scores = told.pop("validation")
-        per_era = tuple(EraScore(**score) for score in scores.pop("per_era"))
-        return Trained(
-            folder=folder,
-            recipe=build(Recipe, read_toml(folder / RECIPE)),
-            features=tuple(told.pop("features")),
-            validation=Validation(per_era=per_era, **scores),
-            histories=tuple(tuple(history) for history in told.pop("histories")),
-            notes=tuple(told.pop("notes")),
-            predicting=tuple(told.pop("predicting")),
-            benchmarks_sha256=tuple(told.pop("benchmarks_sha256", ())),
-            **told,
-        )
-    except (OSError, ValueError, KeyError, TypeError, InputError) as error:
+        texts = {name: (folder / name).read_bytes() for name in (RECIPE, MODEL)}
+        if (folder / SUMS).exists() and (folder / SUMS).read_bytes() != _sums(texts):
+            raise ValueError("they have changed since they were written")
+        told = json.loads(texts[MODEL])
+        found = build(Trained, {**told, "folder": folder, "recipe": read_toml(folder / RECIPE)})
+        datetime.fromisoformat(found.made_at_utc).astimezone(UTC)  # its age is reckoned like this
+        if not (found.features and found.predicting):
+            raise ValueError("it names no feature, or no member that predicts")
+        return found
+    except (OSError, ValueError, TypeError, OverflowError, RecursionError, InputError) as error:
         raise StorageError(
             f"{folder} must hold a whole trained model, however its {RECIPE} or {MODEL} cannot be read ({error});"
             " train again",

@@ -218,10 +218,16 @@ def initial(model: ModelConfig, n_features: int, seed: int, n_targets: int = 1) 
 
 
 def load_fitted(folder: Path, model: ModelConfig, device: str = "auto") -> Fitted:
-    """What `fit` finished, or was cut at, in `folder`. Raises `TrainingError` if it is not there or not readable."""
+    """What `fit` finished, or was cut at, in `folder`. Raises `TrainingError` if it is not there, or not of `model`."""
     tensors, told = read(folder / FINISHED)
     net = initial(model, told["features"], 0, told.get("targets", 1))  # which older files do not tell
-    net.load_state_dict(part(tensors, "model."))
+    try:
+        net.load_state_dict(part(tensors, "model."))
+    except RuntimeError as error:  # torch's for tensors of other names or shapes
+        why = str(error).splitlines()[-1].strip()
+        raise TrainingError(
+            f"{folder / FINISHED} must be of its recipe's layers, however: {why}; train again"
+        ) from error
     net.to(pick_device(device)).eval()
     return Fitted(
         model=net,

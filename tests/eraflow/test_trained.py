@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Sequence
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -229,6 +231,7 @@ def test_a_model_that_was_written_before_samples_were_told_is_loaded(market: Mar
     made = run(market, tmp_path)
     told = json.loads((tmp_path / trained.MODEL).read_text())
     del told["untrained_eras"], told["sampled"]
+    (tmp_path / trained.SUMS).unlink()
     (tmp_path / trained.MODEL).write_text(json.dumps(told))
     assert load(tmp_path) == dataclasses.replace(made, untrained_eras=None)
 
@@ -275,13 +278,65 @@ def test_a_whole_folder_is_loaded_and_not_trained_again(market: Market, tmp_path
     assert second.versions["eraflow"]
 
 
-@pytest.mark.parametrize("damaged", ["recipe.toml", "model.json", "holdout-0/fitted.safetensors"])
+@pytest.mark.parametrize("damaged", ["recipe.toml", "model.json", "sha256sums", "holdout-0/fitted.safetensors"])
 def test_what_is_damaged_in_a_folder_is_made_again(market: Market, tmp_path: Path, damaged: str) -> None:
     first = run(market, tmp_path)
     (tmp_path / damaged).write_bytes(b"nothing")
     second = run(market, tmp_path)
     assert second.validation == first.validation
     np.testing.assert_array_equal(predict_live(second, market.live), predict_live(first, market.live))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"features": 3}, {"features": []}, {"features": [3]}, {"predicting": []}, {"histories": [3]}, {"cut": "no"},
+        {"made_at_utc": None}, {"made_at_utc": "yesterday"}, {"made_at_utc": "0001-01-01T00:00:00+05:00"},
+        {"validation": None}, {"validation": {}}, {"data_version": 5}, {"versions": []}, {"unknown": 1},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_model_with_a_damaged_value_is_not_whole(market: Market, tmp_path: Path, change: dict[str, Any]) -> None:
+    run(market, tmp_path)
+    (tmp_path / trained.SUMS).unlink()
+    path = tmp_path / trained.MODEL
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(StorageError, match="must hold a whole trained model"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("name", [trained.RECIPE, trained.MODEL])
+def test_a_model_that_reads_well_but_is_not_what_was_written_is_not_whole(
+    market: Market, tmp_path: Path, name: str
+) -> None:
+    run(market, tmp_path)
+    path = tmp_path / name
+    path.write_bytes(path.read_bytes().replace(b"2", b"3", 1))
+    with pytest.raises(StorageError, match="have changed since they were written"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["null", "[]", "3", '"text"', "{}", "[" * 100_000], ids=lambda text: text[:6])
+def test_a_model_file_that_is_not_its_table_is_not_whole(market: Market, tmp_path: Path, text: str) -> None:
+    run(market, tmp_path)
+    (tmp_path / trained.SUMS).unlink()
+    (tmp_path / trained.MODEL).write_text(text)
+    with pytest.raises(StorageError, match="must hold a whole trained model"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("place", [[], ["validation"], ["validation", "per_era", 0]], ids=str)
+def test_a_model_that_lacks_a_value_is_not_whole(market: Market, tmp_path: Path, place: list[Any]) -> None:
+    run(market, tmp_path)
+    (tmp_path / trained.SUMS).unlink()
+    path, optional = tmp_path / trained.MODEL, {"untrained_eras", "sampled", "benchmarks_sha256"}
+    whole = path.read_text()
+    for name in sorted(reduce(getitem, place, json.loads(whole)).keys() - optional):
+        told = json.loads(whole)
+        del reduce(getitem, place, told)[name]
+        path.write_text(json.dumps(told))
+        with pytest.raises(StorageError, match=f"missing 1 required keyword-only argument: '{name}'"):
+            load(tmp_path)
 
 
 def test_a_run_that_was_killed_in_the_refit_keeps_its_hold_out_fit(market: Market, tmp_path: Path) -> None:

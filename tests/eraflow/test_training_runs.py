@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save
 
 import eraflow.runs
 from eraflow.errors import OutOfTimeError, TrainingError
@@ -86,6 +88,58 @@ def test_a_damaged_checkpoint_is_trained_anew(tmp_path: Path, damage: bytes) -> 
         run(tmp_path / "a", progress=KillAfter(2))
     (tmp_path / "a" / CHECKPOINT).write_bytes(damage)
     assert same_weights(run(tmp_path / "a"), run(tmp_path / "b"))
+
+
+@pytest.mark.parametrize("place", [12, -1, -300, 0.5], ids=str)
+def test_a_finished_network_of_which_a_bit_flipped_is_trained_again(
+    tmp_path: Path, place: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = run(tmp_path)
+    flip(tmp_path / FINISHED, place)
+    with pytest.raises(TrainingError, match=r"fitted\.safetensors must hold a trained network"):
+        load_fitted(tmp_path, SMALL)
+    with caplog.at_level(logging.WARNING, logger="eraflow"):
+        assert same_weights(first, run(tmp_path))
+    assert [record.message for record in caplog.records] == [
+        f"{tmp_path / FINISHED} is damaged, or of another version of eraflow; what it held is trained again"
+    ]
+
+
+def test_what_a_finished_network_says_of_itself_is_hashed_too(tmp_path: Path) -> None:
+    run(tmp_path)
+    path = tmp_path / FINISHED
+    path.write_bytes(path.read_bytes().replace(b'\\"complete\\": true', b'\\"complete\\": null'))
+    with pytest.raises(TrainingError, match="it has changed since it was written"):
+        load_fitted(tmp_path, SMALL)
+
+
+@pytest.mark.parametrize("place", [12, -1, 0.5], ids=str)
+def test_a_checkpoint_of_which_a_bit_flipped_is_not_gone_on_from(tmp_path: Path, place: float) -> None:
+    with pytest.raises(Killed):
+        run(tmp_path / "a", progress=KillAfter(2))
+    flip(tmp_path / "a" / CHECKPOINT, place)
+    assert same_weights(run(tmp_path / "a"), run(tmp_path / "b"))
+
+
+def test_a_network_of_other_layers_than_its_recipe_tells_is_refused(tmp_path: Path) -> None:
+    run(tmp_path)
+    with pytest.raises(TrainingError, match="must be of its recipe's layers"):
+        load_fitted(tmp_path, dataclasses.replace(SMALL, hidden=(7,)))
+
+
+def test_a_network_from_before_there_was_a_hash_is_taken_as_it_is(tmp_path: Path) -> None:
+    first, path = run(tmp_path), tmp_path / FINISHED
+    with safe_open(path, framework="pt") as file:
+        told = file.metadata()
+    path.write_bytes(save(load_file(path), {"eraflow": told["eraflow"]}))
+    assert same_weights(first, run(tmp_path, progress=KillAfter(1)))
+
+
+def flip(path: Path, place: float) -> None:
+    """A bit of the byte at `place`, or at that share of the file."""
+    content = bytearray(path.read_bytes())
+    content[int(place * len(content)) if 0 < place < 1 else int(place)] ^= 1
+    path.write_bytes(content)
 
 
 def test_a_missing_network_is_said(tmp_path: Path) -> None:
