@@ -15,6 +15,7 @@ twice, lost, wrong or not verified, a traceback was shown, or a secret was writt
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import platform
@@ -36,16 +37,20 @@ from typing import Any
 from eraflow.rehearsal import LocalTournament
 from tests.behaviour.crash_points import points_of
 from tests.behaviour.harmed import play_harmed
-from tests.behaviour.soak import TWO_RUNS, play_branch
-from tests.behaviour.soak_branch import MARKET, Begun, Outcome, request_of, sent_by_slot
+from tests.behaviour.soak import TRIES, TWO_RUNS, from_nothing, play_branch
+from tests.behaviour.soak_branch import LEDGER_HARMED, MARKET, OWN, Begun, Outcome, request_of, sent_by_slot
+from tests.behaviour.soak_checks import DAMAGED, said_by
 from tests.behaviour.soak_prefect import HARMS, made_database, play_branch_with_prefect
 from tests.behaviour.troubles import KILLS, TROUBLES, Trouble
-from tests.behaviour.week import SLOTS, Week
+from tests.behaviour.week import Week
 from tests.eraflow.certificate import write_certificate
 from tests.eraflow.raw_server import JSON, Server, sending
 
 JOURNAL = "journal.jsonl"
 BEGIN, END = "<!-- what `benchmarks.soak` writes begins -->", "<!-- and ends -->"
+# What a campaign tests: changes here are changes of what its table is of.
+TESTED = ("eraflow", "flows", "tasks")
+ORDINALS = ("first", "second", "third", "fourth")
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -62,7 +67,9 @@ def main() -> int:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="eraflow-soak-") as temporary, _untrusted(Path(temporary)) as untrusted:
         home = (given.home or Path(temporary) / "campaign").resolve()
-        campaign = Campaign(home, given.seed, given.branches, given.prefect_every, untrusted, given.at_once)
+        plan = {"branches": given.branches, "prefect_every": given.prefect_every}
+        kept = provenance(home, given.seed, plan, is_replay=bool(given.replay))
+        campaign = Campaign(home, given.seed, kept["branches"], kept["prefect_every"], untrusted, given.at_once)
         if given.replay:
             return campaign.replay(*given.replay.split("."))
         for week in range(1, given.weeks + 1):
@@ -72,9 +79,49 @@ def main() -> int:
     print(text)
     if given.write:
         command = f".venv/bin/python -m benchmarks.soak {' '.join(sys.argv[1:])}"
-        page = written(given.write.read_text(encoding="utf-8"), text, command, given.seed)
+        page = written(given.write.read_text(encoding="utf-8"), text, command, given.seed, kept["commit"])
         given.write.write_text(page, encoding="utf-8")
     return 1 if any(one["wrong"] for one in entries) else 0
+
+
+def provenance(home: Path, seed: int, plan: Mapping[str, int], *, is_replay: bool = False) -> dict[str, Any]:
+    """What a campaign of this seed is of, written when it begins: its plan and the commit, with changes or without.
+
+    A replay has the plan of its campaign, and may be of another commit, as one that mends what went wrong. Ends the
+    program where a campaign would be gone on with by another plan or commit, since no table could be of both.
+    """
+    asked: dict[str, Any] = {**plan, **_code()}
+    path = home / f"campaign-of-{seed}.json"
+    if not path.exists():
+        if (home / JOURNAL).exists():
+            raise SystemExit(f"{home} does not say of which commit it is; begin a campaign in another --home")
+        home.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(asked))
+    kept: dict[str, Any] = json.loads(path.read_text())
+    others = ", ".join(f"{name} {kept[name]} and not {asked[name]}" for name in asked if kept[name] != asked[name])
+    if is_replay:
+        if kept["commit"] != asked["commit"] or kept["changes"] != asked["changes"]:
+            print(f"the campaign was of {kept['commit']}, this is {asked['commit']}, perhaps with other changes")
+        return kept
+    if others:
+        raise SystemExit(f"the campaign in {home} has {others}; go on as it began, or begin another in another --home")
+    return kept
+
+
+def _code() -> dict[str, str]:
+    """The commit, "with changes" if what is tested is not as it was committed, and the hash of these changes."""
+
+    def git(*command: str) -> bytes:
+        return subprocess.run(["git", *command], cwd=ROOT, capture_output=True).stdout  # noqa: S603, S607
+
+    changes = git("status", "--porcelain", "--", *TESTED) and git("diff", "HEAD", "--", *TESTED) + git(
+        "status", "--porcelain", "--", *TESTED
+    )
+    commit = git("rev-parse", "--short", "HEAD").decode().strip() or "unknown"
+    return {
+        "commit": f"{commit} with changes" if changes else commit,
+        "changes": hashlib.sha256(changes).hexdigest()[:12] if changes else "",
+    }
 
 
 class Campaign:
@@ -118,7 +165,7 @@ class Campaign:
         finally:
             pool.shutdown(cancel_futures=True)
         if is_last:
-            self._go_on(week, None if outcomes[-1].is_lost else self._playing(week, self._branches))
+            self._go_on(week, outcomes[-1])
         for number in coming:
             shutil.rmtree(self._playing(week, number))
 
@@ -172,12 +219,17 @@ class Campaign:
         with tempfile.TemporaryDirectory(prefix="eraflow-soak-") as temporary:
             return _unharmed(folder, Path(temporary), self._untrusted)
 
-    def _go_on(self, week: int, end: Path | None) -> None:
-        """The next week begins at the end of the last branch, or where this week began."""
+    def _go_on(self, week: int, last: Outcome) -> None:
+        """The next week begins at the end of the last branch, or where this week began if that one's round was lost."""
         with _whole(self._folder(week + 1)) as partial:
             shutil.rmtree(partial)
-            shutil.copytree(end or self._folder(week), partial)
-            shutil.rmtree(partial / "logs", ignore_errors=True)
+            shutil.copytree(self._folder(week) if last.is_lost else self._playing(week, self._branches), partial)
+            for folder in ("logs", OWN):
+                shutil.rmtree(partial / folder, ignore_errors=True)
+            if not last.is_lost:
+                (partial / LEDGER_HARMED).unlink(missing_ok=True)
+                if last.ledger_is_harmed:
+                    (partial / LEDGER_HARMED).touch()
             with LocalTournament(partial / "tournament", market=MARKET) as local:
                 local.open_next_round(delay_s=0)
 
@@ -198,20 +250,31 @@ class Campaign:
 
 
 def _unharmed(folder: Path, temporary: Path, untrusted: str) -> Begun:
+    """What is right is what an empty home sends; the week's own one must send the same, or its harm has stayed."""
+    fresh, sha256 = from_nothing(folder / "tournament", temporary / "fresh")
+    wrong, is_harmed = [], (folder / LEDGER_HARMED).exists()
     shutil.copytree(folder, temporary / "world")
     with LocalTournament(temporary / "world" / "tournament", market=MARKET) as local:
         week = Week(local, temporary / "world" / "home")
         whole = play_harmed(week.environment, request_of(week), temporary / "logs")
-        sha256 = sent_by_slot(local)
-        if whole.exit_code or len(set(sha256.values())) != len(SLOTS):
-            raise SystemExit(f"a round without trouble ended with {whole.exit_code}: {whole.told} {sha256}")
+        number, sent = local._core.latest().number, sent_by_slot(local)
+        if whole.exit_code and not (is_harmed and whole.says(DAMAGED)):
+            wrong.append(f"a round without trouble in the week's home ended with {whole.exit_code}: {said_by(whole)}")
+        if whole.exit_code == 0 and sent != sha256:
+            wrong.append("the week's home sends other bytes than an empty one")
     shutil.rmtree(temporary / "world")
-    shutil.copytree(folder, temporary / "world")
+    if whole.exit_code:
+        whole = fresh
+        shutil.rmtree(temporary / "fresh")
+        shutil.copytree(folder / "tournament", temporary / "world" / "tournament")
+    else:
+        shutil.copytree(folder, temporary / "world")
     with LocalTournament(temporary / "world" / "tournament", market=MARKET) as local:
         week = Week(local, temporary / "world" / "home")
         points = points_of(week.environment, request_of(week), temporary / "told")
     return Begun(
-        folder=folder, duration_s=whole.seconds, points=len(points.names), sha256=sha256, untrusted=untrusted
+        folder=folder, duration_s=whole.seconds, points=len(points.names), sha256=sha256, untrusted=untrusted,
+        round=number, wrong=tuple(wrong), ledger_is_harmed=is_harmed,
     )  # fmt: skip
 
 
@@ -274,18 +337,25 @@ def summed(entries: Sequence[Mapping[str, Any]]) -> str:
         f" {sum(bool(entry['saved']) for entry in could)} of {len(could)} rounds that could be saved were saved;"
         f" {sum(len(entry['wrong']) for entry in entries)} things wrong."
         f" {len(by_prefect)} of these rounds and {_kills(by_prefect)} of these kills were through Prefect."
+        f" {_in_peace(entries)}"
     )
+
+
+def _in_peace(entries: Sequence[Mapping[str, Any]]) -> str:
+    """How many runs in peace it took until one ended with 0; the others have asked for something, as `peace` says."""
+    tries = Counter(int(entry["tries"]) for entry in entries if entry["saved"])
+    told = ", ".join(f"the {ORDINALS[number - 1]} run in {tries[number]}" for number in range(1, TRIES + 1))
+    return f"Played in peace, a round was found saved at {told} of them."
 
 
 def _kills(entries: Sequence[Mapping[str, Any]]) -> int:
     return sum(int(entry["kills"]) for entry in entries)
 
 
-def written(page: str, table: str, command: str, seed: int) -> str:
-    """The page with the new table between its marks."""
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)  # noqa: S607
+def written(page: str, table: str, command: str, seed: int, commit: str) -> str:
+    """The page with the new table between its marks; `commit` is what the campaign began with."""
     machine = f"{os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}"
-    where = f"`{command}`, seed {seed}, commit {commit.stdout.strip()}, {machine}, {datetime.now(UTC):%Y-%m-%d}."
+    where = f"`{command}`, seed {seed}, commit {commit}, {machine}, {datetime.now(UTC):%Y-%m-%d}."
     before, begin, rest = page.partition(BEGIN)
     if not begin or END not in rest:
         raise SystemExit(f"the page must have {BEGIN} and {END}, however it has not")

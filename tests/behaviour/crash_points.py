@@ -3,9 +3,12 @@
 Read `points_of`, then `Watch`. A child process plays the round with a watch on it, which counts whatever outlives the
 process, whoever asks for it: every opening for writing, renaming, removal and making of a folder, every statement that
 writes to the ledger and its commit, and of every request the moments before it begins and when all of it is sent.
-Python's own audit events tell it, so that no door can be forgotten. To be stopped before the next point is to be
-stopped after this one, since nothing that lasts lies between them. What is not told apart are the blocks inside one
-file, which is written under a name that nobody reads, and what SQLite does inside one commit.
+Python's own audit events tell it, whichever module asks. They do not tell of what libraries write by themselves
+(`safetensors.save_file`, pyarrow), of `os.utime`, nor of each removal inside `shutil.rmtree`: these are no points. A
+file that came to its place by none of the openings and renamings that were told is found, though (`Points.unseen`). To
+be stopped before the next point is to be stopped after this one, as far as what lasts between them is told. What is not
+told apart are the blocks inside one file, which is written under a name that nobody reads, and what SQLite does inside
+one commit. The report, alarms and Prefect are no part of the rounds that are played here.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ RENAMED = ("os.rename", "os.truncate", "os.link", "os.symlink", "os.chmod")
 NEEDS_IT = {"os.mkdir": False, "os.remove": True, "os.rmdir": True}
 """Whether there must be something at the path for this to do anything."""
 READING = ("SELECT", "PRAGMA")
+LEDGER = "ledger.sqlite"
 DOORS = ("/eraflow/store.py", "/eraflow/ledger.py", "/eraflow/transport.py")
 
 
@@ -41,6 +45,8 @@ class Points:
     """In order."""
     around_the_doors: list[str]
     """Of these, what neither the store nor the ledger nor the transport asked for, nor is inside a partial file."""
+    unseen: list[str]
+    """Files that the round made or changed, by their place in the home, which no point has opened or moved there."""
 
 
 class Watch:
@@ -49,6 +55,7 @@ class Watch:
     def __init__(self, home: Path, stop_before: int | None) -> None:
         self.names: list[str] = []
         self.around_the_doors: list[str] = []
+        self.reached: set[str] = set()
         self._home, self._stop_before = str(home), stop_before
         self._watch_ledger()
         self._watch_answers()
@@ -75,8 +82,20 @@ class Watch:
             mode, flags = given[1], given[2]
             if any(letter in mode for letter in "wax+") if mode else flags & FOR_WRITING:
                 self.point("open", path)
+                self.reached.add(path)
         elif event in RENAMED or NEEDS_IT.get(event) == os.path.lexists(path):
             self.point(event, path)
+            if event == "os.rename":
+                self.reached.add(os.fspath(given[1]))
+
+    def unseen(self, before: Mapping[str, tuple[int, int]]) -> list[str]:
+        """Files that are not as they were `before` (`_files`), the ledger's own aside, and were not reached."""
+        changed = [Path(self._home, name) for name, file in _files(self._home).items() if before.get(name) != file]
+        return [
+            str(path.relative_to(self._home))
+            for path in changed
+            if not path.name.startswith(LEDGER) and not any(str(one) in self.reached for one in (path, *path.parents))
+        ]
 
     def _watch_answers(self) -> None:
         point, getresponse = self.point, http.client.HTTPConnection.getresponse
@@ -109,8 +128,10 @@ class Watch:
 def points_of(environment: Mapping[str, str], request: Request, told: Path) -> Points:
     """Play the round to its end in a process of its own, which writes to `told` what it came to."""
     assert _ended(environment, request, None, told) == 0
-    names, _, around = told.read_text().partition("\n\n")
-    return Points(names=names.splitlines(), around_the_doors=around.splitlines())
+    names, around, unseen = told.read_text().split("\n\n")
+    return Points(
+        names=names.splitlines(), around_the_doors=around.splitlines(), unseen=unseen.splitlines()
+    )  # fmt: skip
 
 
 def stopped_before(point: int, environment: Mapping[str, str], request: Request, told: Path) -> bool:
@@ -132,10 +153,17 @@ def _played(environment: Mapping[str, str], request: Request, stop_before: int |
 
     os.environ.update(environment)
     torch.set_num_threads(1)
+    before = _files(request.home)
     watch = Watch(request.home, stop_before)
     code = play(request, without_report()).exit_code
-    told.write_text("\n".join(watch.names) + "\n\n" + "\n".join(watch.around_the_doors))
+    told.write_text("\n\n".join("\n".join(one) for one in (watch.names, watch.around_the_doors, watch.unseen(before))))
     sys.exit(code)
+
+
+def _files(home: str | Path) -> dict[str, tuple[int, int]]:
+    """Every file below it -> when it was changed [ns] and its number on the disk."""
+    found = {str(path.relative_to(home)): path.stat() for path in Path(home).rglob("*") if path.is_file()}
+    return {name: (status.st_mtime_ns, status.st_ino) for name, status in found.items()}
 
 
 def _by_a_door() -> bool:

@@ -17,11 +17,13 @@ import random
 import resource
 import signal
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -29,8 +31,9 @@ from typing import Any
 from eraflow.rehearsal import Fault
 from eraflow.request import Request
 from eraflow.result import json_object
+from eraflow.store import PARTIAL
 from eraflow.weekly import play
-from tests.behaviour.crash_points import FOR_WRITING, NEEDS_IT, RENAMED, Watch
+from tests.behaviour.crash_points import FOR_WRITING, LEDGER, NEEDS_IT, RENAMED, Watch
 from tests.behaviour.week import CHILDREN, without_report
 
 # All waits of a minute and less are shortened, so that a year passes in half an hour [s].
@@ -41,7 +44,12 @@ STALLED_AFTER_S = 1.0
 LARGEST_FILE_BYTES = 8 << 20
 # A run that takes longer hangs: nothing in it may wait for longer than the sum of its tries [s].
 PATIENCE_S = 120.0
-BEGAN, SPOILED = "began", "spoiled.txt"
+BEGAN, SPOILED, STRUCK = "began", "spoiled.txt", "struck"
+# What a run says of a file that is not written as the disk has no room, and of memory that it does not get.
+NO_ROOM = (os.strerror(errno.EFBIG), "disk I/O error", "disk is full")
+NO_MEMORY = ("memory", "can't start new thread")
+# What a process does first to reach an address.
+REACHED = ("socket.getaddrinfo", "socket.connect")
 # A process's exit code is read once, from a pipe: two threads that ask for it at once would find it empty.
 _ASKING = threading.Lock()
 
@@ -74,6 +82,12 @@ class Harm:
     """Before its write of that index a file of the home is removed or cut, as by somebody else..."""
     spoils_with: str = ""
     """... which one is drawn with this seed."""
+    asks: tuple[str, ...] = ()
+    """The requests, by root field or end of their path, of which a run must make one to meet it."""
+    is_there: bool = True
+    """There was something to harm."""
+    altered: set[str] | None = None
+    """sha256 of the uploads that were altered on their way, as they come; None where none is to be."""
 
     @property
     def signals(self) -> frozenset[int]:
@@ -101,6 +115,13 @@ class Run:
     """It had to be ended, as it would not end."""
     spoiled: str = ""
     """How a file was harmed while it was at work, and which; empty if none was."""
+    was_struck: bool = False
+    """A write was refused or slow, or it asked for an address that it was given in place of the right one."""
+
+    def says(self, *texts: str) -> bool:
+        """Whether one of them stands in what it told or in what its round came to."""
+        whole = self.told + json.dumps(self.result, ensure_ascii=False)
+        return any(text in whole for text in texts)
 
     @property
     def is_killed(self) -> bool:
@@ -141,6 +162,7 @@ class Started:
         return Run(
             exit_code=exit_code, result=json.loads(result) if result else None, told=self._read("told.txt"),
             seconds=time.monotonic() - began_s, signals=self._harm.signals, hangs=hangs, spoiled=self._read(SPOILED),
+            was_struck=(self._folder / STRUCK).exists(),
         )  # fmt: skip
 
     def _is_over(self, patience_s: float) -> bool:
@@ -153,6 +175,37 @@ class Started:
     def _read(self, name: str) -> str:
         path = self._folder / name
         return path.read_text(errors="replace") if path.exists() else ""
+
+
+def files_by_kind(home: Path) -> dict[str, list[Path]]:
+    """Kind of a file of the home -> those that are there: the data each by its name, others by what they are of."""
+    found = dict[str, list[Path]]()
+    for path in sorted(home.rglob("*")):
+        if path.is_file() and not path.name.endswith(".lock"):
+            found.setdefault(_kind(path.relative_to(home)), []).append(path)
+    return found
+
+
+def _kind(path: Path) -> str:
+    folder, name = path.parts[0], path.name
+    if any(part.startswith(PARTIAL) for part in path.parts):
+        return f"{folder} half-written"
+    if name.startswith(LEDGER):
+        return LEDGER
+    if "decoded" in path.parts:
+        return f"decoded {folder} {name}"
+    return f"{folder} {name}" if folder == "data" else f"{folder} {path.suffix}"
+
+
+def drawn_of(files: Mapping[str, Sequence[Path]], draw: random.Random) -> list[Path]:
+    """One file of a kind that is drawn first, since of some kinds there are many; none if there is none.
+
+    As often as not the newest one: those of earlier weeks nobody reads.
+    """
+    if not files:
+        return []
+    kind, is_newest = files[draw.choice(sorted(files))], draw.random() < 0.5
+    return [max(kind, key=lambda path: path.stat().st_mtime_ns) if is_newest else draw.choice(kind)]
 
 
 def play_harmed(environment: Mapping[str, str], request: Request, folder: Path, harm: Harm | None = None) -> Run:
@@ -172,6 +225,7 @@ def _played(environment: Mapping[str, str], request: Request, folder: Path, harm
     # Ctrl-C is for the campaign, which lets its runs come to their ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.update(environment)
+    tempfile.tempdir = None  # it was found before this process had its own environment
     torch.set_num_threads(1)
     _hurry()
     _mark(folder / BEGAN, str(time.monotonic()))
@@ -216,6 +270,8 @@ def _take_hold(harm: Harm, home: Path, folder: Path) -> None:
         Watch(home, harm.stop_before)
     if harm.disk_error or harm.write_s or harm.spoils_before is not None:
         sys.addaudithook(_Disk(harm, home, folder).asked)
+    if harm.environment:
+        sys.addaudithook(partial(_reached, folder))
     if harm.largest_file_bytes is not None:
         # Without this the signal of a file that is too large ends the process; a full disk sends none.
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -223,6 +279,11 @@ def _take_hold(harm: Harm, home: Path, folder: Path) -> None:
     if harm.memory_bytes is not None:
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + harm.memory_bytes, -1))
+
+
+def _reached(folder: Path, event: str, given: tuple[Any, ...]) -> None:
+    if event in REACHED:
+        (folder / STRUCK).touch()
 
 
 def _let_go() -> None:
@@ -252,20 +313,22 @@ class _Disk:
             self._writes += 1
             if self._writes - 1 == self._harm.spoils_before:
                 self._spoil()
-        time.sleep(self._harm.write_s)
+        if self._harm.write_s:
+            (self._folder / STRUCK).touch()
+            time.sleep(self._harm.write_s)
         # A full disk still lets go of what is there.
         gives = self._harm.disk_error == errno.ENOSPC and event in ("os.remove", "os.rmdir", "os.rename")
         if self._harm.disk_error and self._writes > self._harm.from_write and not gives:
+            (self._folder / STRUCK).touch()
             raise OSError(self._harm.disk_error, os.strerror(self._harm.disk_error), os.fspath(given[0]))
 
     def _spoil(self) -> None:
         """Remove or cut a file of the home, and tell which."""
         draw = random.Random(self._harm.spoils_with)  # noqa: S311 -- a plan that must repeat
-        files = sorted(one for one in self._home.rglob("*") if one.is_file() and not one.name.endswith(".lock"))
         self._is_spoiling = True
         # Another run at work may have been quicker.
         with suppress(FileNotFoundError):
-            for path in files and [draw.choice(files)]:
+            for path in drawn_of(files_by_kind(self._home), draw):
                 size_bytes, is_cut = path.stat().st_size, draw.random() < 0.5
                 os.truncate(path, draw.randrange(size_bytes)) if is_cut and size_bytes else path.unlink()
                 (self._folder / SPOILED).write_text(f"{'cut' if is_cut and size_bytes else 'removed'}: {path.name}")

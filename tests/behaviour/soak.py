@@ -10,26 +10,30 @@ from __future__ import annotations
 
 import random
 import shutil
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 from eraflow.rehearsal import LocalTournament
+from tests.behaviour.crash_points import LEDGER
 from tests.behaviour.harmed import Harm, Run, Started, play_harmed
-from tests.behaviour.soak_branch import MARKET, Begun, Branch, Outcome, Step, request_of
+from tests.behaviour.soak_branch import MARKET, Begun, Branch, Outcome, Step, request_of, sent_by_slot
 from tests.behaviour.soak_checks import (
+    ALTERED,
     DAMAGED,
-    LEDGER,
     codes_of,
     is_saved,
     look_at,
     look_from_outside,
+    said_by,
     secrets_in,
     secrets_of,
 )
-from tests.behaviour.troubles import KILLS, TROUBLES, Trouble, was_met
+from tests.behaviour.troubles import CREATE, KILLS, TROUBLES, Trouble, was_met
+from tests.behaviour.week import SLOTS, Week
 
 # So often a round is played in peace before it counts as lost.
 TRIES = 4
@@ -58,11 +62,10 @@ def play_branch(name: str, begun: Begun, folder: Path, troubles: Sequence[Troubl
         saved = is_saved(branch)
         if could_be_saved and not saved:
             branch.wrong.append("a round that could be saved was lost")
-        look_from_outside(branch, saved)
+        look_from_outside(branch, references_of(branch))
         branch.wrong += secrets_in(folder, secrets_of(local))
-    return Outcome(
-        branch=name, steps=tuple(branch.steps), kills=branch.kills, saved=saved, could_be_saved=could_be_saved,
-        tries=tries, seconds=round(time.monotonic() - started, 1), wrong=tuple(dict.fromkeys(branch.wrong)),
+    return branch.came_to(
+        saved=saved, could_be_saved=could_be_saved, tries=tries, seconds=time.monotonic() - started
     )  # fmt: skip
 
 
@@ -79,22 +82,26 @@ def _plan(draw: random.Random, given: Sequence[Trouble]) -> list[tuple[Trouble, 
 def _harm(branch: Branch, planned: Sequence[Trouble]) -> None:
     """One run, or two at once, with all that is planned for it."""
     world, draw, request = branch.world(), branch.draw, request_of(branch.week)
-    struck, environment = branch.local.faults.struck, branch.week.environment
+    struck, environment = branch.local.faults.struck, branch.environment
+    made_before = {one.id for one in branch.made()}
     with ExitStack() as at_work:
-        struck_before = len(struck)
+        struck_before, asked_before = len(struck), len(branch.local.requests)
         harms = [at_work.enter_context(trouble.begin(world, draw)) for trouble in planned]
         harm = _together(harms)
         runs = [Started(environment, request, branch.logs(), harm)]
         if draw.random() < TWO_AT_ONCE:
             runs.append(Started(environment, request, branch.logs(), Harm()))
         ended = [run.ended() for run in runs]
-        struck_now = struck[struck_before:]
-    branch.other_bytes |= any(one.other_bytes for one in planned)
-    branch.other_ids |= any(one.other_ids for one in planned)
-    branch.may_be_late |= any(one.may_be_late for one in planned)
+        struck_now, asked = struck[struck_before:], branch.local.requests[asked_before:]
+    met_ones = [one for one, given in zip(planned, harms, strict=True) if was_met(given, ended[0], struck_now, asked)]
+    if any(one.other_bytes for one in met_ones):
+        branch.other_bytes |= {one.id for one in branch.made()} - made_before
+    branch.altered |= {sha256 for one in harms for sha256 in one.altered or ()}
+    branch.other_ids |= any(one.other_ids for one in met_ones)
+    if any(one.what == "close" and one.where == CREATE for one in struck_now):
+        branch.may_be_late += len(ended)  # each run may have had one on its way
     branch.ledger_was_harmed |= LEDGER in harm.name
-    met = [one.name for one, given in zip(planned, harms, strict=True) if was_met(given, ended[0], struck_now)]
-    names, at_once = [one.name for one in planned], [TWO_RUNS] * (len(ended) - 1)
+    met, names, at_once = [one.name for one in met_ones], [one.name for one in planned], [TWO_RUNS] * (len(ended) - 1)
     _note(branch, ended[0], names + at_once, met + at_once, harm.name)
     for run in ended[1:]:
         _note(branch, run, at_once, at_once)
@@ -116,14 +123,15 @@ def _together(harms: Sequence[Harm]) -> Harm:
         given = {
             name: value
             for name, value in vars(harm).items()
-            if name not in ("name", "fault") and value != NO_HARM[name]
+            if name not in ("name", "fault", "altered") and value != NO_HARM[name]
         }
         found = replace(found, **given)
     return found
 
 
 def _in_peace(branch: Branch) -> Run:
-    return play_harmed(branch.week.environment, request_of(branch.week), branch.logs())
+    request = replace(request_of(branch.week), resubmit=branch.resubmits)
+    return play_harmed(branch.environment, request, branch.logs())
 
 
 def play_in_peace(branch: Branch, play: Callable[[], Run]) -> int:
@@ -134,11 +142,37 @@ def play_in_peace(branch: Branch, play: Callable[[], Run]) -> int:
         if run.exit_code == 0:
             branch.in_peace = True
             return tries
-        if DAMAGED in run.told:
-            if not branch.ledger_was_harmed:
+        branch.peace.append(f"{run.exit_code}: {said_by(run)}")
+        if branch.altered and run.says(ALTERED) and not branch.resubmits:
+            branch.resubmits = True
+        elif not run.says(DAMAGED):
+            branch.wrong.append(f"a run in peace ended with {run.exit_code}: {said_by(run)}")
+        else:
+            if not (branch.ledger_was_harmed or branch.begun.ledger_is_harmed):
                 branch.wrong.append("a ledger that no trouble has harmed had to be moved away")
-            branch.ledger_was_harmed = True
+            branch.ledger_was_harmed = branch.ledger_was_moved = True
             for path in (branch.folder / "home").glob(f"{LEDGER}*"):
                 path.unlink()
-    branch.wrong.append(f"in peace it ended with {run.exit_code}: {run.told.strip().splitlines()[-1:]}")
     return TRIES
+
+
+def references_of(branch: Branch) -> dict[int, Mapping[str, str]]:
+    """Round -> slot -> sha256 of what is right: of the round that the branch began with, and of one opened since."""
+    found, latest = {branch.begun.round: branch.begun.sha256}, branch.local._core.latest().number
+    if latest not in found and any(one.valid and one.round == latest for one in branch.made()):
+        with tempfile.TemporaryDirectory(prefix="eraflow-soak-") as temporary:
+            found[latest] = from_nothing(branch.local.home, Path(temporary))[1]
+    return found
+
+
+def from_nothing(tournament: Path, temporary: Path) -> tuple[Run, Mapping[str, str]]:
+    """A round without trouble from an empty home at a copy of this tournament; slot -> sha256 of what it sent."""
+    shutil.copytree(tournament, temporary / "tournament")
+    with LocalTournament(temporary / "tournament", market=MARKET) as local:
+        local._core.state.submissions.clear()
+        week = Week(local, temporary / "home")
+        run = play_harmed(week.environment, request_of(week), temporary / "logs")
+        sha256 = sent_by_slot(local)
+    if run.exit_code or len(set(sha256.values())) != len(SLOTS):
+        raise SystemExit(f"a round without trouble ended with {run.exit_code}: {run.told} {sha256}")
+    return run, sha256

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from eraflow.rehearsal import LocalTournament, MarketConfig
+from eraflow.rehearsal import LocalTournament, MarketConfig, Submission
 from eraflow.request import Request, make_request
 from tests.behaviour.troubles import World
 from tests.behaviour.week import SLOTS, Week
@@ -36,6 +36,12 @@ min_spearman = -1
 [alarm]
 urls = ["$BELL"]
 """
+
+# What a process takes for the places of its user; the folder of a branch in which they are.
+WRITABLE = ("HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME")
+OWN = "user"
+# Beside a home whose ledger a trouble has harmed, until it is moved away.
+LEDGER_HARMED = "ledger-was-harmed"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,10 +69,14 @@ class Outcome:
     could_be_saved: bool
     tries: int
     """Runs in peace that it took."""
+    peace: tuple[str, ...] = ()
+    """What those of them said that did not end with 0."""
     seconds: float
     wrong: tuple[str, ...]
     """Everything that must not be; empty."""
     through_prefect: bool = False
+    ledger_is_harmed: bool = False
+    """The home's ledger is one that a trouble has harmed, in this week or before."""
 
     @property
     def is_lost(self) -> bool:
@@ -86,8 +96,13 @@ class Begun:
     """From the beginning of a round without trouble to its end [s]."""
     points: int
     sha256: Mapping[str, str]
-    """Slot -> that of what a round without trouble submits for it."""
+    """Slot -> that of what a round without trouble submits for it from an empty home."""
     untrusted: str
+    round: int = 0
+    wrong: tuple[str, ...] = ()
+    """What the home is found to do otherwise than an empty one."""
+    ledger_is_harmed: bool = False
+    """Its ledger is one that a trouble has harmed in an earlier week."""
 
 
 @dataclass
@@ -103,18 +118,49 @@ class Branch:
     steps: list[Step] = field(default_factory=list)
     kills: int = 0
     runs: int = 0
-    other_bytes: bool = False
+    other_bytes: set[str] = field(default_factory=set)
+    """Ids of the submissions that were made while a trouble was met that leaves no right bytes."""
+    notes: dict[str, str] = field(default_factory=dict)
+    """sha256 -> why not a fresh model of this round has predicted, as a receipt says."""
     other_ids: bool = False
-    may_be_late: bool = False
+    altered: set[str] = field(default_factory=set)
+    """sha256 of uploads that were altered on their way."""
+    resubmits: bool = False
+    """A submission is not what was sent, so that the user asks for another one in its place."""
+    may_be_late: int = 0
+    """So many submissions were on their way when the deadline passed."""
     before: frozenset[str] = frozenset()
     """Ids of the submissions of earlier weeks."""
+    peace: list[str] = field(default_factory=list)
+    """What runs in peace said that did not end with 0."""
     ledger_was_harmed: bool = False
+    ledger_was_moved: bool = False
     in_peace: bool = False
     """The round was played to its end without trouble."""
 
     @property
     def week(self) -> Week:
         return Week(self.local, self.folder / "home")
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What points a run at the tournament, with all that it may write below the branch's folder."""
+        return {**self.week.environment, **folders_in(self.folder / OWN)}
+
+    def made(self) -> list[Submission]:
+        """The submissions of this week, valid or not."""
+        return [one for one in self.local.submissions() if not one.carried_over and one.id not in self.before]
+
+    def came_to(
+        self, *, saved: bool, tries: int, seconds: float, could_be_saved: bool = True, **given: bool
+    ) -> Outcome:
+        """What it is in the journal; `given` are further fields of it."""
+        is_harmed = (self.ledger_was_harmed or self.begun.ledger_is_harmed) and not self.ledger_was_moved
+        return Outcome(
+            branch=self.name, steps=tuple(self.steps), kills=self.kills, saved=saved, could_be_saved=could_be_saved,
+            tries=tries, peace=tuple(self.peace), seconds=round(seconds, 1), ledger_is_harmed=is_harmed,
+            wrong=tuple(dict.fromkeys([*self.begun.wrong, *self.wrong])), **given,
+        )  # fmt: skip
 
     def logs(self) -> Path:
         self.runs += 1
@@ -127,6 +173,14 @@ class Branch:
             local=self.local, home=self.folder / "home", untrusted=begun.untrusted,
             duration_s=left * begun.duration_s, points=max(1, int(left * begun.points)),
         )  # fmt: skip
+
+
+def folders_in(folder: Path) -> dict[str, str]:
+    """The variables that say where a process may write, each with a folder of its own in there."""
+    found = {name: folder / name.lower() for name in WRITABLE}
+    for path in found.values():
+        path.mkdir(parents=True, exist_ok=True)
+    return {name: str(path) for name, path in found.items()}
 
 
 def configuration_of(week: Week) -> Path:

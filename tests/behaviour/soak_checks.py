@@ -6,6 +6,7 @@ the campaign goes on.
 
 from __future__ import annotations
 
+import base64
 import signal
 import sqlite3
 from collections.abc import Iterable, Mapping
@@ -14,21 +15,26 @@ from typing import Any
 from urllib.parse import quote
 
 from eraflow.rehearsal import LocalTournament, Submission
+from tests.behaviour.crash_points import LEDGER
 from tests.behaviour.harmed import Run
 from tests.behaviour.soak_branch import Branch
 from tests.behaviour.week import SLOTS
 
 EXIT_CODES = range(6)
+NOTHING: Mapping[str, Any] = {"submissions": [], "round": None}
+ALTERED = "the bytes that came back are not those that were sent"
 DAMAGED = "if it is damaged, move it away"
-LEDGER = "ledger.sqlite"
 
 
 def look_at(branch: Branch, run: Run) -> None:
     """What the user sees of a run is true, it ended as a run may, and shows no traceback."""
     branch.ledger_was_harmed |= LEDGER in run.spoiled
+    branch.notes |= {
+        str(one["sha256"]): one["note"] for one in (run.result or NOTHING)["submissions"] if one.get("note")
+    }
     wrong = [*_wrongly_ended(run), *_wrongly_told(branch, run)]
     if "Traceback" in run.told:
-        wrong.append(f"a traceback was shown: {_last(run)}")
+        wrong.append(f"a traceback was shown: {last_of(run)}")
     if "unexpected" in codes_of(run):
         wrong.append(f"an error that nobody expected: {_messages(run)}")
     branch.wrong += wrong
@@ -36,15 +42,15 @@ def look_at(branch: Branch, run: Run) -> None:
 
 def _wrongly_ended(run: Run) -> list[str]:
     if run.hangs:
-        return [f"a run hangs: {_last(run)}"]
+        return [f"a run hangs: {last_of(run)}"]
     stopped = {128 + signal.SIGTERM} if signal.SIGTERM in run.signals else set[int]()
     if run.exit_code in {*EXIT_CODES, *stopped, *(-one for one in run.signals)}:
         return []
-    return [f"a run ended with {run.exit_code}: {_last(run)}"]
+    return [f"a run ended with {run.exit_code}: {last_of(run)}"]
 
 
 def _wrongly_told(branch: Branch, run: Run) -> list[str]:
-    told = run.result or {"submissions": [], "round": None}
+    told = run.result or NOTHING
     entries = told["submissions"]
     wrong = [
         f"a receipt is verified of which the tournament has no such submission: round {told['round']}, {entry}"
@@ -52,13 +58,17 @@ def _wrongly_told(branch: Branch, run: Run) -> list[str]:
         if entry["verified"] and not any(_is_of(one, told["round"], entry) for one in _standing(branch))
     ]
     verified = sorted(entry["model"] for entry in entries if entry["verified"])
+    if run.exit_code == 0:
+        late = [one for one in _standing(branch) if one.late]
+        wrong += [f"exit code 0 with what is late: {entry}" for entry in entries for one in late
+                  if _is_of(one, told["round"], entry)]  # fmt: skip
     if run.exit_code == 0 and (verified != sorted(SLOTS) or len(entries) != len(SLOTS)):
         wrong.append(f"exit code 0 without a verified receipt of each slot: {entries if run.result else 'no result'}")
     return wrong
 
 
 def _standing(branch: Branch) -> list[Submission]:
-    """Those that a receipt may be of: on time, but where the deadline passed while one was on its way."""
+    """Those that a receipt may be of: on time, but where the deadline passed while one was being made."""
     made = [one for one in branch.local.accepted() if not one.carried_over]
     return [one for one in made if branch.may_be_late or not one.late]
 
@@ -72,31 +82,39 @@ def _is_of(one: Submission, number: int | None, entry: Mapping[str, Any]) -> boo
     return bool(one.sha256 == entry["sha256"] and entry["submission_id"] in (None, one.id))
 
 
-def look_from_outside(branch: Branch, saved: bool) -> None:
-    """What the tournament holds is once there, was meant, and is what a round without trouble would have sent."""
+def look_from_outside(branch: Branch, references: Mapping[int, Mapping[str, str]]) -> None:
+    """What the tournament holds is once there, was meant, and is what a round without trouble would have sent.
+
+    `references`: round -> slot -> sha256 of that.
+    """
     made = dict[tuple[int, str], list[Submission]]()
-    for one in branch.local.submissions():
-        if one.carried_over or one.id in branch.before:
-            continue
+    for one in branch.made():
+        if one.valid and one.sha256 in branch.altered:
+            continue  # it can only be replaced, and no receipt of it is verified
         if one.valid:
             made.setdefault((one.round, one.model_id), []).append(one)
         elif not branch.other_ids:
             branch.wrong.append(f"the tournament's validator refused what was sent: {one.error}")
     for (number, _), sent in made.items():
-        if len(sent) > 1:
+        if len(sent) > 1 + branch.resubmits:
             branch.wrong.append(f"round {number}, slot {sent[0].slot}: {len(sent)} submissions in place of one")
-        if sent[-1].late and not branch.may_be_late:
-            branch.wrong.append(f"round {number}, slot {sent[0].slot}: what was sent is late")
     all_sent = [one for sent in made.values() for one in sent]
-    if saved and not branch.other_bytes:
-        _look_at_bytes(branch, all_sent)
+    late = sorted((one for one in all_sent if one.late), key=lambda one: one.inserted_at_utc)
+    # One that was on its way when the deadline passed came before any other.
+    branch.wrong += [f"round {one.round}, slot {one.slot}: what was sent is late" for one in late[branch.may_be_late :]]
+    _look_at_bytes(branch, all_sent, references)
     if not branch.ledger_was_harmed:
         _look_at_ledger(branch, all_sent)
 
 
-def _look_at_bytes(branch: Branch, all_sent: Iterable[Submission]) -> None:
-    latest = branch.local._core.latest().number
-    others = {one.slot for one in all_sent if one.round == latest and one.sha256 != branch.begun.sha256.get(one.slot)}
+def _look_at_bytes(branch: Branch, all_sent: Iterable[Submission], references: Mapping[int, Mapping[str, str]]) -> None:
+    others = {
+        one.slot
+        for one in all_sent
+        if one.round in references and one.sha256 != references[one.round].get(one.slot)
+        # What a trouble has changed, or another model than a fresh one has predicted, and the receipt says so.
+        if one.id not in branch.other_bytes and one.sha256 not in branch.notes
+    }
     branch.wrong += [f"slot {slot}: other bytes than those of a round without trouble" for slot in sorted(others)]
 
 
@@ -139,11 +157,17 @@ def _messages(run: Run) -> str:
 
 
 def _errors(run: Run) -> list[Mapping[str, Any]]:
-    found = run.result or {"submissions": []}
+    found = run.result or NOTHING
     return [one["error"] for one in (*found["submissions"], found) if one.get("error")]
 
 
-def _last(run: Run) -> str:
+def said_by(run: Run) -> str:
+    """The messages of its errors, or the last line that it told."""
+    return _messages(run) or last_of(run)
+
+
+def last_of(run: Run) -> str:
+    """The last line that it told."""
     return "".join(run.told.strip().splitlines()[-1:]) or "it said nothing"
 
 
@@ -161,6 +185,22 @@ def secrets_in(folder: Path, secrets: Mapping[str, str]) -> list[str]:
 
 
 def held(data: bytes, secrets: Mapping[str, str]) -> list[str]:
-    """Names of the `secrets` that stand in `data`: as they are, as in an address, or their first 24 characters."""
-    forms = {name: {text, quote(text, safe=""), text[:24]} for name, text in secrets.items()}
-    return [name for name, written in forms.items() if any(form.encode() in data for form in written)]
+    """Names of the `secrets` that stand in `data`: as they are, as in an address, their first 24 characters, and
+    these in base64.
+    """
+    forms = {
+        name: {text.encode(), quote(text, safe="").encode(), text[:24].encode(), *_in_base64(text[:24].encode())}
+        for name, text in secrets.items()
+    }
+    return [name for name, written in forms.items() if any(form in data for form in written)]
+
+
+def _in_base64(data: bytes) -> set[bytes]:
+    """What is sure to stand in the base64 of whatever holds `data`, wherever in there it begins, in both alphabets."""
+    found = set[bytes]()
+    for before in range(3):
+        # The first and the last characters hold bits of their neighbours.
+        skipped, kept = -(-8 * before // 6), 8 * (before + len(data)) // 6
+        for encode in (base64.b64encode, base64.urlsafe_b64encode):
+            found.add(encode(bytes(before) + data)[skipped:kept])
+    return found

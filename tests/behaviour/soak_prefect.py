@@ -27,7 +27,7 @@ from pathlib import Path
 from eraflow.rehearsal import LocalTournament
 from eraflow.rounds import duration_text
 from tests.behaviour.harmed import Run
-from tests.behaviour.soak import play_in_peace
+from tests.behaviour.soak import play_in_peace, references_of
 from tests.behaviour.soak_branch import ASSIGNMENTS, MARKET, Begun, Branch, Outcome, Step, configuration_of
 from tests.behaviour.soak_checks import (
     codes_of,
@@ -153,14 +153,11 @@ def play_branch_with_prefect(name: str, begun: Begun, folder: Path, database: Pa
         saved = is_saved(branch)
         if not saved:
             branch.wrong.append("a round that could be saved was lost")
-        look_from_outside(branch, saved)
+        look_from_outside(branch, references_of(branch))
         hidden = {**secrets_of(local), "the alarm's password": bell.password}
         rung = held(b"\n".join(bell.server.bodies), hidden)
         branch.wrong += [*secrets_in(folder, hidden), *(f"an alarm holds {one}" for one in rung)]
-    return Outcome(
-        branch=name, steps=tuple(branch.steps), kills=branch.kills, saved=saved, could_be_saved=True, tries=tries,
-        seconds=round(time.monotonic() - started, 1), wrong=tuple(dict.fromkeys(branch.wrong)), through_prefect=True,
-    )  # fmt: skip
+    return branch.came_to(saved=saved, tries=tries, seconds=time.monotonic() - started, through_prefect=True)
 
 
 def _plan(draw: random.Random) -> list[str]:
@@ -233,7 +230,7 @@ def _heard(branch: Branch, bell: Bell, run: Run) -> Run:
 
 def branch_environment(branch: Branch, bell: Bell) -> dict[str, str]:
     """What points the command at the branch's tournament and home, and its alarms at the bell."""
-    return {**clean_environment(), **branch.week.environment, "BELL": bell.address}
+    return {**clean_environment(), **branch.environment, "BELL": bell.address}
 
 
 def _run(branch: Branch, environment: Mapping[str, str], hit: Hit | None = None) -> Run:

@@ -13,6 +13,8 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,6 +30,7 @@ from tests.behaviour.conftest import TINY
 from tests.behaviour.crash_points import Points, points_of, stopped_before
 from tests.behaviour.week import SLOTS, Week, half_written, tree
 
+ROOT = Path(__file__).resolve().parents[2]
 # Each scene is cut into so many tests: every sixth point, from the first one on, from the second one on...
 PARTS = 6
 # What a stopped and a whole round must have alike to the last bit, and what holds times beside the weights, which must
@@ -125,6 +128,28 @@ def test_whatever_a_round_does_to_the_world_goes_through_the_doors(
 ) -> None:
     record_property("counted", f"{scene.name} can be stopped at {len(scene.points.names)} points")
     assert scene.points.around_the_doors == []
+
+
+def test_no_file_of_a_round_came_to_its_place_unseen(scene: Scene) -> None:
+    assert scene.points.unseen == []
+
+
+def test_a_file_that_a_library_writes_in_its_place_by_itself_is_seen_to_have_come_unseen(tmp_path: Path) -> None:
+    # In a process of its own: what listens to audit events never ends.
+    script = f"""
+import os, numpy, pathlib, safetensors.numpy as by_itself
+from tests.behaviour.crash_points import Watch, _files
+home = pathlib.Path({str(tmp_path)!r})
+(home / "old").write_text("as before")
+watch, before = Watch(home, None), _files(home)
+(home / "opened").write_text("by Python")
+by_itself.save_file({{"w": numpy.zeros(1)}}, home / ".partial-w")
+os.replace(home / ".partial-w", home / "moved")
+by_itself.save_file({{"w": numpy.zeros(1)}}, home / "by itself")
+print(watch.unseen(before))
+"""
+    run = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "['by itself']"
 
 
 def _point(week: Week, patch: pytest.MonkeyPatch) -> None:

@@ -1,28 +1,28 @@
-"""A week of the campaign of faults, and that it sees what must not be."""
+"""A week of the campaign of faults, its table, and what it counts as met (its checks: `test_soak_checks`)."""
 
 from __future__ import annotations
 
+import errno
 import json
+import random
 import signal
 from collections import Counter
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks.soak import Campaign, summed, told, written
+from benchmarks.soak import Campaign, provenance, summed, told, written
 from eraflow.rehearsal import Fault, LocalTournament
-from eraflow.rehearsal.state import Submission
-from tests.behaviour.harmed import Harm, Run
-from tests.behaviour.soak import play_in_peace
-from tests.behaviour.soak_branch import Begun, Branch, request_of, sent_by_slot
-from tests.behaviour.soak_checks import is_saved, look_at, look_from_outside, secrets_in
-from tests.behaviour.soak_prefect import HARMS, Bell
+from tests.behaviour.crash_points import LEDGER
+from tests.behaviour.harmed import NO_MEMORY, NO_ROOM, Harm, Run, drawn_of, files_by_kind, play_harmed
+from tests.behaviour.soak import play_branch
+from tests.behaviour.soak_branch import request_of
+from tests.behaviour.soak_prefect import HARMS
 from tests.behaviour.troubles import KILLS, QUICK, TROUBLES, was_met
-from tests.behaviour.week import SLOTS, Week
-from tests.eraflow.raw_server import Server, closed_port, never
+from tests.behaviour.week import Week
+from tests.eraflow.raw_server import closed_port
 
 BRANCHES = 3
 AT_A_POINT = [one for one in KILLS if "before a write" in one.name]
@@ -87,13 +87,13 @@ def test_only_what_a_run_met_is_counted() -> None:
 
 def test_only_what_stands_between_the_marks_of_a_page_is_written() -> None:
     page = "before\n<!-- what `benchmarks.soak` writes begins -->\nold\n<!-- and ends -->\nafter\n"
-    new = written(page, "| table |", "python -m benchmarks.soak --home build/soak", 3)
+    new = written(page, "| table |", "python -m benchmarks.soak --home build/soak", 3, "abc1234 with changes")
     assert (new.startswith("before\n<!--"), new.endswith("<!-- and ends -->\nafter\n"), "old" in new) == (
         True, True, False
     )  # fmt: skip
-    assert "`python -m benchmarks.soak --home build/soak`, seed 3, commit " in new
+    assert "`python -m benchmarks.soak --home build/soak`, seed 3, commit abc1234 with changes, " in new
     with pytest.raises(SystemExit, match="the page must have"):
-        written("a page without marks", "", "", 0)
+        written("a page without marks", "", "", 0, "")
 
 
 def test_no_two_troubles_have_one_name() -> None:
@@ -118,204 +118,104 @@ RUN = Run(exit_code=0, result=None, told="", seconds=0.0)
         (Harm(fault=Fault(where="put", what="hang")), RUN, [Fault(where="put", what="status")], False),
         (Harm(spoils_before=1), RUN, [], False),
         (Harm(spoils_before=1), replace(RUN, spoiled="cut: live.parquet"), [], True),
-        (Harm(name="begun"), RUN, [], True),
+        (Harm(is_there=False), RUN, [], False),
+        (Harm(altered=set()), RUN, [], False),
+        (Harm(altered={"of other bytes"}), RUN, [], True),
+        (Harm(), RUN, [], True),
+        (Harm(disk_error=28), RUN, [], False),
+        (Harm(disk_error=28), replace(RUN, was_struck=True), [], True),
+        (Harm(write_s=0.1), RUN, [], False),
+        (Harm(environment={"ERAFLOW_API_URL": "http://127.0.0.1:9"}), replace(RUN, exit_code=-9), [], False),
+        (Harm(environment={"ERAFLOW_API_URL": "http://127.0.0.1:9"}), replace(RUN, was_struck=True), [], True),
+        (Harm(largest_file_bytes=9), replace(RUN, exit_code=-9), [], False),
+        (Harm(largest_file_bytes=9), replace(RUN, exit_code=1, told="cannot be written: File too large"), [], True),
+        (Harm(memory_bytes=9), RUN, [], False),
+        (Harm(memory_bytes=9), replace(RUN, exit_code=1, told="there is no more memory"), [], True),
+        (Harm(asks=("dataset",)), RUN, [], False),
+        (Harm(asks=("account",)), RUN, [], True),
+        (Harm(asks=("/v5.3/train.parquet",)), RUN, [], False),
+        (Harm(asks=("/v5.3/live.parquet",)), RUN, [], True),
     ],
 )  # fmt: skip
 def test_a_trouble_is_met_when_it_really_struck(harm: Harm, run: Run, struck: list[Fault], met: bool) -> None:
-    assert was_met(harm, run, struck) is met
+    asked = [("POST", "/", "rounds,account"), ("GET", "/files/7/v5.3/live.parquet", "")]
+    assert was_met(harm, run, struck, asked) is met
 
 
-# What must not be
+def test_a_harm_leaves_a_mark_only_where_it_strikes(local: LocalTournament, tmp_path: Path) -> None:
+    nowhere = {"ERAFLOW_API_URL": f"http://127.0.0.1:{closed_port()}"}
+    harms = {
+        "a disk that is full at once": (Harm(disk_error=errno.ENOSPC, from_write=0), True),
+        "a disk that would be full later": (Harm(disk_error=errno.ENOSPC, from_write=10**6), False),
+        "a slow disk": (Harm(write_s=0.001), True),
+        "an API that is nowhere": (Harm(environment=nowhere), True),
+    }
+    for number, (name, (harm, is_struck)) in enumerate(harms.items()):
+        week = Week(local, tmp_path / str(number) / "home")
+        week.home.mkdir(parents=True)
+        run = play_harmed(week.environment, request_of(week), tmp_path / "logs" / str(number), harm)
+        assert (run.was_struck, run.hangs) == (is_struck, False), name
+        assert not run.says(*NO_MEMORY, *NO_ROOM), name
 
 
-@pytest.fixture
-def branch(local: LocalTournament, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Branch:
-    meant = {slot: f"meant for {slot}" for slot in SLOTS}
-    begun = Begun(folder=tmp_path, duration_s=1.0, points=1, sha256=meant, untrusted="")
-    (tmp_path / "home").mkdir()
-    found = Branch("branch", begun, tmp_path, local)
-    for name, value in Week(local, tmp_path / "home").environment.items():
-        monkeypatch.setenv(name, value)
-    return found
-
-
-def submission_of(branch: Branch, slot: str, **given: Any) -> Submission:
-    """One that the tournament holds of the slot for the open round."""
-    state = branch.local._core.state
-    model_id = next(one.id for one in state.slots if one.name == slot)
-    number = branch.local.open_round()
-    assert number is not None
-    made = Submission(id=f"of {slot}", model_id=model_id, slot=slot, round=number, filename="f", sha256=f"sent {slot}",
-                      inserted_at_utc="2026-01-01T00:00:00+00:00", **given)  # fmt: skip
-    state.submissions.append(made)
-    return made
-
-
-def receipt_of(slot: str, **given: Any) -> dict[str, Any]:
-    return {"model": slot, "sha256": f"sent {slot}", "submission_id": f"of {slot}", "verified": "bytes", **given}
-
-
-def run_of(branch: Branch, *receipts: dict[str, Any], exit_code: int = 0) -> Run:
-    return replace(RUN, exit_code=exit_code, result={"round": branch.local.open_round(), "submissions": [*receipts]})
-
-
-def test_a_run_in_which_nothing_is_wrong_is_left_alone(branch: Branch) -> None:
-    for slot in SLOTS:
-        submission_of(branch, slot)
-    look_at(branch, run_of(branch, *(receipt_of(slot) for slot in SLOTS)))
-    look_at(branch, replace(RUN, exit_code=-9, signals=frozenset({9})))
-    look_at(branch, replace(RUN, exit_code=143, signals=frozenset({15})))
-    look_at(branch, replace(RUN, exit_code=-7, signals=Harm(spoils_before=0).signals))
-    assert branch.wrong == []
-
-
-@pytest.mark.parametrize(
-    ("run", "seen"),
-    [
-        (replace(RUN, exit_code=1, told="Traceback (most recent call last):\nKeyError"), "a traceback was shown"),
-        (replace(RUN, exit_code=1, result={"round": 1, "submissions": [], "error": {"code": "unexpected",
-                 "message": "m"}}), "nobody expected"),
-        (RUN, "exit code 0 without a verified receipt of each slot: no result"),
-        (replace(RUN, result={"round": 1, "submissions": []}), "exit code 0 without a verified receipt"),
-        (replace(RUN, result={"round": 1, "submissions": [receipt_of(slot, verified=False) for slot in SLOTS]}),
-         "exit code 0 without a verified receipt"),
-        (replace(RUN, exit_code=6), "a run ended with 6"),
-        (replace(RUN, exit_code=-9), "a run ended with -9"),
-        (replace(RUN, exit_code=-7, signals=frozenset({9})), "a run ended with -7"),
-        (replace(RUN, exit_code=143, signals=frozenset({9})), "a run ended with 143"),
-        (replace(RUN, exit_code=-9, signals=frozenset({9}), hangs=True, told="waiting"), "a run hangs: waiting"),
-    ],
-)  # fmt: skip
-def test_what_the_user_must_not_see_is_seen(branch: Branch, run: Run, seen: str) -> None:
-    look_at(branch, run)
-    assert [seen in one for one in branch.wrong] == [True]
-
-
-@pytest.mark.parametrize(
-    ("held", "receipt"),
-    [
-        (None, {}),
-        ({"valid": False, "error": "no"}, {}),
-        ({"late": True}, {}),
-        ({"carried_over": True}, {}),
-        ({}, {"sha256": f"sent {SLOTS[1]}"}),
-        ({}, {"submission_id": "another's"}),
-    ],
-)
-def test_a_verified_receipt_of_what_the_tournament_does_not_hold_is_seen(
-    branch: Branch, held: dict[str, Any] | None, receipt: dict[str, Any]
+def test_an_upload_that_is_altered_on_its_way_is_met_and_only_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if held is not None:
-        submission_of(branch, SLOTS[0], **held)
-    look_at(branch, run_of(branch, receipt_of(SLOTS[0], **receipt), exit_code=1))
-    assert ["a receipt is verified of which the tournament has no such submission" in one for one in branch.wrong] == [
-        True
-    ]
+    (trouble,) = [one for one in TROUBLES if one.name == "an upload altered on its way"]
+    monkeypatch.setattr("tests.behaviour.soak._plan", lambda draw, given: [tuple(given)])
+    monkeypatch.setattr("tests.behaviour.soak.TWO_AT_ONCE", 0.0)
+    campaign = Campaign(tmp_path, seed=7, branches=1, prefect_every=1000, untrusted="")
+    outcome = play_branch("branch", campaign._begin(1), tmp_path / "played", [trouble])
+    assert [(one.met, one.exit_code, one.codes) for one in outcome.steps] == [
+        ((trouble.name,), 1, ("not-verified",))
+    ]  # fmt: skip
+    assert (outcome.saved, outcome.wrong) == (True, ())
 
 
-def test_a_receipt_of_one_slot_alone_is_no_success(branch: Branch) -> None:
-    submission_of(branch, SLOTS[0])
-    look_at(branch, run_of(branch, receipt_of(SLOTS[0])))
-    assert ["without a verified receipt of each slot" in one for one in branch.wrong] == [True]
+def test_a_small_file_is_drawn_as_often_as_files_of_which_there_are_many(tmp_path: Path) -> None:
+    names = ["data/v5.3/features.json", *(f"rounds/1/{number}.csv" for number in range(98)), "rounds/1/.live.lock",
+             "ledger.sqlite", "ledger.sqlite-wal"]  # fmt: skip
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    kinds = files_by_kind(tmp_path)
+    assert sum(len(files) for files in kinds.values()) == len(names) - 1
+    draw = random.Random(0)  # noqa: S311 -- must repeat
+    drawn = Counter(path.parent.parent.name for _ in range(300) for path in drawn_of(kinds, draw))
+    assert min(drawn[one] for one in ("data", "rounds")) > 70
+    assert drawn_of({}, draw) == []
+    assert drawn_of({"kind": [tmp_path / LEDGER]}, draw) == [tmp_path / LEDGER]
 
 
-def test_both_slots_send_bytes_of_their_own_and_one_in_the_others_place_is_seen(branch: Branch) -> None:
-    assert branch.week.play(request_of(branch.week)).exit_code == 0
-    first, second = (sent_by_slot(branch.local)[slot] for slot in SLOTS)
-    assert first != second
-    branch.begun.sha256 = {SLOTS[0]: first, SLOTS[1]: second}
-    branch.in_peace = True
-    look_from_outside(branch, saved=is_saved(branch))
-    assert branch.wrong == []
-    branch.begun.sha256 = {SLOTS[0]: second, SLOTS[1]: first}
-    look_from_outside(branch, saved=True)
-    assert branch.wrong == [f"slot {slot}: other bytes than those of a round without trouble" for slot in SLOTS]
+def test_a_home_that_sends_other_bytes_than_an_empty_one_is_seen(campaign: Campaign, tmp_path: Path) -> None:
+    campaign.play(1)
+    assert campaign._begin(2).wrong == ()
+    # As if somebody had kept other predictions for the round's: the recipe of one slot is the other's.
+    path = tmp_path / "week-2-of-7" / "weekly.toml"
+    path.write_text(path.read_text().replace("training.seed = 1", "training.seed = 2"))
+    assert campaign._begin(2).wrong == ("the week's home sends other bytes than an empty one",)
 
 
-def test_two_submissions_in_place_of_one_are_seen(branch: Branch) -> None:
-    for _ in range(2):
-        submission_of(branch, SLOTS[0])
-    branch.ledger_was_harmed = True
-    look_from_outside(branch, saved=False)
-    assert [f"slot {SLOTS[0]}: 2 submissions in place of one" in one for one in branch.wrong] == [True]
-
-
-@pytest.mark.parametrize("may_be_late", [True, False])
-def test_a_late_submission_is_seen_unless_the_deadline_passed_in_mid_run(branch: Branch, may_be_late: bool) -> None:
-    submission_of(branch, SLOTS[0], late=True)
-    branch.ledger_was_harmed, branch.may_be_late = True, may_be_late
-    look_from_outside(branch, saved=False)
-    assert ["is late" in one for one in branch.wrong] == [True] * (not may_be_late)
-
-
-def test_a_submission_that_the_ledger_does_not_know_is_seen(branch: Branch) -> None:
-    assert branch.week.play(request_of(branch.week)).exit_code == 0
-    look_from_outside(branch, saved=False)
-    assert branch.wrong == []
-    (branch.folder / "home" / "ledger.sqlite").unlink()
-    look_from_outside(branch, saved=False)
-    assert [one.partition(": ")[2] for one in branch.wrong] == ["a submission that the ledger does not know"] * 2
-
-
-@pytest.mark.parametrize(("in_peace", "seen"), [(True, 2), (False, 0)])
-def test_after_a_round_in_peace_no_attempt_may_be_in_doubt(branch: Branch, in_peace: bool, seen: int) -> None:
-    import sqlite3
-
-    assert branch.week.play(request_of(branch.week)).exit_code == 0
-    connection = sqlite3.connect(branch.folder / "home" / "ledger.sqlite")
-    with connection:
-        connection.execute("UPDATE attempts SET state = 'sending'")
-    connection.close()
-    branch.in_peace = in_peace
-    look_from_outside(branch, saved=False)
-    assert len(branch.wrong) == seen
-
-
-@pytest.mark.parametrize("harmed", [True, False])
-def test_a_ledger_that_must_be_moved_away_without_having_been_harmed_is_seen(branch: Branch, harmed: bool) -> None:
-    damaged = replace(RUN, exit_code=1, told="the ledger cannot be used; if it is damaged, move it away: the")
-    branch.ledger_was_harmed = harmed
-    (branch.folder / "home" / "ledger.sqlite").write_text("damaged")
-    for slot in SLOTS:
-        submission_of(branch, slot)
-    runs = iter([damaged, run_of(branch, *(receipt_of(slot) for slot in SLOTS))])
-    assert play_in_peace(branch, lambda: next(runs)) == 2
-    assert branch.wrong == [] if harmed else ["a ledger that no trouble has harmed had to be moved away"]
-    assert not (branch.folder / "home" / "ledger.sqlite").exists()
-
-
-@pytest.mark.parametrize("form", ["a-key/of-more-than-24-characters", "a-key%2Fof-more-than-24-characters",
-                                  "a-key/of-more-than-24-ch..."])  # fmt: skip
-def test_a_secret_in_any_form_and_in_any_file_but_the_tournaments_is_seen(tmp_path: Path, form: str) -> None:
-    for name in ("home/prefect/prefect.db", "logs/1/told.txt", "tournament/keys.json"):
-        (tmp_path / name).parent.mkdir(parents=True)
-        (tmp_path / name).write_bytes(f"\0 {form} \0".encode())
-    found = secrets_in(tmp_path, {"the key": "a-key/of-more-than-24-characters", "a signature": "signature="})
-    assert found == ["prefect.db holds the key", "told.txt holds the key"]
-
-
-@pytest.mark.parametrize(
-    ("run", "told_before", "rang", "missed"),
-    [
-        (replace(RUN, exit_code=1), None, False, True),
-        (replace(RUN, exit_code=1), None, True, False),
-        (replace(RUN, exit_code=1, result={"round": 7}), "eraflow: round 7 is not safe, 2 d 5 h left", False, False),
-        (replace(RUN, exit_code=1, result={"round": 7}), "eraflow: round 7 is not safe, 3 d left", False, True),
-        (replace(RUN, exit_code=1, result={"round": 7}), "eraflow: round 6 is not safe, 2 d 5 h left", False, True),
-        (replace(RUN, exit_code=1), "eraflow: a run stopped", False, False),
-        (RUN, None, False, False),
-        (replace(RUN, exit_code=-9), None, False, False),
-    ],
-)
-def test_a_run_that_ends_by_itself_without_success_must_ring(
-    run: Run, told_before: str | None, rang: bool, missed: bool
+def test_a_campaign_is_gone_on_with_by_its_own_plan_and_commit_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What was told of this round is not told again while its title stays the same."""
-    closes_at_utc = datetime.now(UTC) + timedelta(days=2, hours=5, minutes=30)
-    bell = Bell(Server(never), "json://somewhere", "password")
-    if told_before:
-        bell.server.bodies.append(json.dumps({"title": told_before}).encode())
-        assert not bell.missed(replace(RUN, exit_code=1), closes_at_utc)
-    if rang:
-        bell.server.bodies.append(json.dumps({"title": "eraflow: round 7 is not safe, 2 d 6 h left"}).encode())
-    assert bell.missed(run, closes_at_utc) is missed
+    plan = {"branches": 5, "prefect_every": 4}
+    monkeypatch.setattr("benchmarks.soak._code", lambda: {"commit": "abc1234", "changes": ""})
+    begun = provenance(tmp_path, 7, plan)
+    assert provenance(tmp_path, 7, plan) == begun == {**plan, "commit": "abc1234", "changes": ""}
+    other_plan = {**plan, "branches": 9}
+    with pytest.raises(SystemExit, match="has branches 5 and not 9; go on as it began"):
+        provenance(tmp_path, 7, other_plan)
+    assert provenance(tmp_path, 7, other_plan, is_replay=True) == begun
+    assert capsys.readouterr().out == ""
+    monkeypatch.setattr("benchmarks.soak._code", lambda: {"commit": "def5678", "changes": ""})
+    with pytest.raises(SystemExit, match="has commit abc1234 and not def5678"):
+        provenance(tmp_path, 7, plan)
+    assert provenance(tmp_path, 7, plan, is_replay=True) == begun
+    assert "the campaign was of abc1234, this is def5678" in capsys.readouterr().out
+
+
+def test_a_campaign_that_does_not_say_of_which_commit_it_is_is_not_gone_on_with(tmp_path: Path) -> None:
+    (tmp_path / "journal.jsonl").touch()
+    with pytest.raises(SystemExit, match="does not say of which commit"):
+        provenance(tmp_path, 7, {})

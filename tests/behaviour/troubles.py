@@ -9,6 +9,7 @@ nobody, and a signal may come too late (`was_met`).
 from __future__ import annotations
 
 import errno
+import hashlib
 import random
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -17,19 +18,29 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eraflow.rehearsal import Fault, LocalTournament
-from eraflow.store import PARTIAL
-from tests.behaviour.harmed import Harm, Run
+from tests.behaviour.crash_points import LEDGER
+from tests.behaviour.harmed import NO_MEMORY, NO_ROOM, Harm, Run, drawn_of, files_by_kind
 from tests.behaviour.spoiled import SPOILED, spoil
+from tests.behaviour.week import SLOTS
 
 FILES = ("live.parquet", "features.json", "train.parquet", "validation.parquet")
 QUERIES = ("rounds", "account", "model", "dataset", "submissionUploadAuth", "createSubmission", "submissions",
            "submissionDownloadAuth")  # fmt: skip
+CREATE = "query:createSubmission"
 HANDS_OUT = ("dataset", "submissionUploadAuth", "submissionDownloadAuth")
 NOWHERE = {
     "refused": "http://127.0.0.1:9",
     "no such host": "https://nowhere.invalid",
     "another host": "http://192.0.2.1",
 }
+AT_REST = {
+    "a data file or its manifest": ("data",),
+    "a decoded file": ("decoded",),
+    "a file of a model": ("models",),
+    "a file of a round": ("rounds",),
+    "the ledger": (LEDGER,),
+}
+"""What may be damaged while nobody is at work -> the kinds of files (`files_by_kind`)."""
 RETRY_AFTER = ("0", "1", "120", "Fri, 31 Dec 2027 23:59:59 GMT")
 
 
@@ -64,9 +75,7 @@ class Trouble:
     other_ids: bool = False
     """Only the tournament's validator can tell, and what it refuses has no effect."""
     other_bytes: bool = False
-    """The round may be saved with other predictions than a round without trouble."""
-    may_be_late: bool = False
-    """What is sent may come after the deadline, which passes while it is on its way."""
+    """What a run sends that meets it may be other predictions than those of a round without trouble."""
 
 
 def _where(draw: random.Random) -> str:
@@ -90,7 +99,12 @@ def _planned(world: World, fault: Fault) -> Iterator[Harm]:
 
 
 def _halfway(draw: random.Random) -> str:
-    return draw.choice(("query:dataset", "put", "query:createSubmission"))
+    return draw.choice(("query:dataset", "put", CREATE))
+
+
+def _while_asked(draw: random.Random) -> str:
+    """Such requests as tell the tournament's time: the storage does not, and no real clock leaps meanwhile."""
+    return draw.choice(("query:dataset", "query:submissionUploadAuth", CREATE))
 
 
 def _fault(what: str, where: Callable[[random.Random], str] = _where, **given: object) -> Callable[..., object]:
@@ -128,15 +142,19 @@ def _closed(world: World, draw: random.Random) -> Iterator[Harm]:
     world.local.close_round()
     if draw.random() < 0.5:
         world.local.move_clock(2 * 3600)  # between rounds
-    yield Harm()
+    yield Harm(asks=("rounds",))
 
 
 @contextmanager
 def _earlier(world: World, draw: random.Random) -> Iterator[Harm]:
     latest = world.local._core.latest()
     left_s = (latest.closes_at_utc - world.local.now_utc()).total_seconds()
-    world.local.move_deadline(left_s - draw.uniform(60.0, 600.0))
-    yield Harm()
+    # Without an older model of each recipe the round is lost where there is no time to train; a home that knows of no
+    # round's duration keeps two minutes for sending alone.
+    older = {path.parent.name.rpartition("-")[0] for path in world.home.glob("models/*/model.json")}
+    least_s = 60.0 if len(older) >= len(SLOTS) else 240.0
+    world.local.move_deadline(left_s - draw.uniform(least_s, 600.0))
+    yield Harm(asks=("rounds",))
 
 
 @contextmanager
@@ -144,7 +162,7 @@ def _without_slot(world: World, draw: random.Random) -> Iterator[Harm]:
     name = draw.choice(("rehearsal_one", "rehearsal_two"))
     world.local.remove_slot(name)
     try:
-        yield Harm(name=name)
+        yield Harm(name=name, asks=("account",))
     finally:
         world.local.add_slot(name)
 
@@ -153,7 +171,7 @@ def _without_slot(world: World, draw: random.Random) -> Iterator[Harm]:
 def _without_version(world: World, draw: random.Random) -> Iterator[Harm]:
     world.local.withdraw_data_version("v5.3")
     try:
-        yield Harm()
+        yield Harm(asks=("dataset", "listDatasets"))
     finally:
         world.local.return_data_version("v5.3")
 
@@ -167,11 +185,33 @@ def _spoiled(how: str) -> Callable[[World, random.Random], AbstractContextManage
         spoil(how, served, bad, draw)
         world.local.set_file(name, bad)
         try:
-            yield Harm(name=name)
+            yield Harm(name=name, asks=(f"/{name}",))
         finally:
             world.local.set_file(name, None)
 
     return begin
+
+
+@contextmanager
+def _altered(world: World, draw: random.Random) -> Iterator[Harm]:
+    """The storage takes other bytes than those that were sent: a digit of an id or of a prediction is another one."""
+    core, left, altered = world.local._core, draw.choice((1, 1, 2)), set[str]()
+    receive = core.receive
+
+    def received(granted: str, data: bytes) -> bool:
+        nonlocal left
+        if left > 0:
+            left -= 1
+            at = draw.choice([at for at, one in enumerate(data) if chr(one).isdigit()])
+            data = data[:at] + str((int(chr(data[at])) + 1) % 10).encode() + data[at + 1 :]
+            altered.add(hashlib.sha256(data).hexdigest())
+        return receive(granted, data)
+
+    core.receive = received  # type: ignore[method-assign]
+    try:
+        yield Harm(altered=altered)
+    finally:
+        core.receive = receive  # type: ignore[method-assign]
 
 
 def _disk(error: int) -> Callable[[World, random.Random], AbstractContextManager[Harm]]:
@@ -197,22 +237,30 @@ def _spoiled_meanwhile(world: World, draw: random.Random) -> Iterator[Harm]:
     yield Harm(spoils_before=draw.randrange(150), spoils_with=str(draw.random()))
 
 
-@contextmanager
-def _damaged(world: World, draw: random.Random) -> Iterator[Harm]:
-    """A file of the home is removed, cut, or has a bit flipped; the ledger may be cut or go."""
-    files = sorted(path for path in world.home.rglob("*") if path.is_file() and not path.name.endswith(".lock"))
-    path = draw.choice(files) if files else None
-    how = draw.choice(("removed", "cut", "flipped"))
-    if path is not None:
-        data = bytearray(path.read_bytes())
-        if how == "removed" or not data:
-            path.unlink()
-        elif how == "cut":
-            path.write_bytes(data[: draw.randrange(len(data))])
-        else:
-            data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
-            path.write_bytes(data)
-    yield Harm(name=f"{how}: {path.name if path and PARTIAL not in path.name else 'a partial file'}")
+def _damaged(*kinds: str) -> Callable[[World, random.Random], AbstractContextManager[Harm]]:
+    @contextmanager
+    def begin(world: World, draw: random.Random) -> Iterator[Harm]:
+        """A file of the home is removed, cut, or has a bit flipped; the ledger may be cut or go."""
+        files = {kind: found for kind, found in files_by_kind(world.home).items() if kind.startswith(kinds)}
+        how, told = draw.choice(("removed", "cut", "flipped")), "nothing"
+        for path in drawn_of(files, draw):
+            told = _damage(path, how, draw)
+        yield Harm(name=told, is_there=bool(files))
+
+    return begin
+
+
+def _damage(path: Path, how: str, draw: random.Random) -> str:
+    data = bytearray(path.read_bytes())
+    if how == "removed" or not data:
+        path.unlink()
+        return f"removed: {path.name}"
+    if how == "cut":
+        path.write_bytes(data[: draw.randrange(len(data))])
+    else:
+        data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
+        path.write_bytes(data)
+    return f"{how}: {path.name}"
 
 
 @contextmanager
@@ -269,12 +317,13 @@ TROUBLES = (
     _network("flipped bits on the way", "flip-bits", _of_answers, n=lambda draw: draw.choice((1, 3, 100))),
     Trouble(door="network", name="addresses that lead nowhere, to another host or to untrusted TLS", begin=_address),
     Trouble(door="network", name="an API that is refused, is nowhere or has untrusted TLS", begin=_no_api),
+    Trouble(door="network", name="an upload altered on its way", begin=_altered, other_ids=True),
     Trouble(door="tournament", name="closed, or between rounds", begin=_closed, ends_round=True),
-    Trouble(door="tournament", name="a new round in mid-run", other_bytes=True, other_ids=True,
+    Trouble(door="tournament", name="a new round in mid-run", other_ids=True,
             begin=_fault("new-round", _halfway)),  # type: ignore[arg-type]
-    Trouble(door="tournament", name="the deadline passes in mid-run", ends_round=True, may_be_late=True,
-            begin=_fault("close", _halfway, times=1)),  # type: ignore[arg-type]
-    Trouble(door="tournament", name="the deadline moved earlier", begin=_earlier, other_bytes=True),
+    Trouble(door="tournament", name="the deadline passes in mid-run", ends_round=True,
+            begin=_fault("close", _while_asked, times=1)),  # type: ignore[arg-type]
+    Trouble(door="tournament", name="the deadline moved earlier", begin=_earlier),
     Trouble(door="tournament", name="a slot removed", begin=_without_slot),
     Trouble(door="tournament", name="the data version gone", begin=_without_version),
     Trouble(door="tournament", name="clocks that disagree by minutes", begin=_clocks),
@@ -284,7 +333,8 @@ TROUBLES = (
     Trouble(door="disk", name="full at byte n of a file", begin=_full),
     Trouble(door="disk", name="read-only from the n-th write on", begin=_disk(errno.EROFS)),
     Trouble(door="disk", name="a slow disk", begin=_slow_disk),
-    Trouble(door="disk", name="a file removed, cut or flipped", begin=_damaged),
+    *(Trouble(door="disk", name=f"{what} removed, cut or flipped", begin=_damaged(*kinds))
+      for what, kinds in AT_REST.items()),
     Trouble(door="disk", name="a file removed or cut under a run", begin=_spoiled_meanwhile),
     Trouble(door="process", name="SIGTERM", begin=_ended),
     Trouble(door="process", name="out of memory", begin=_starved),
@@ -296,10 +346,23 @@ QUICK = tuple(one for one in TROUBLES if one.name in (*REFUSED, "5xx", "200 with
               or one.begin is _address)  # fmt: skip
 
 
-def was_met(harm: Harm, run: Run, struck: Sequence[Fault]) -> bool:
-    """Whether the run met what this harm was to be; `struck` are the faults that did while it was at work."""
+def was_met(harm: Harm, run: Run, struck: Sequence[Fault], asked: Sequence[tuple[str, str, str]] = ()) -> bool:
+    """Whether the run met what this harm was to be.
+
+    `struck` are the faults that did while it was at work, `asked` the requests that the tournament got meanwhile.
+    """
     if harm.signal is not None or harm.stop_before is not None:
         return run.is_ended if harm.signal == signal.SIGTERM else run.is_killed
     if harm.fault is not None:
         return harm.fault in struck
-    return bool(run.spoiled) if harm.spoils_before is not None else True
+    if harm.spoils_before is not None:
+        return bool(run.spoiled)
+    if harm.altered is not None:
+        return bool(harm.altered)
+    if harm.asks:
+        return any(one in root.split(",") or path.endswith(one) for _, path, root in asked for one in harm.asks)
+    if harm.disk_error or harm.write_s or harm.environment:
+        return run.was_struck
+    if harm.largest_file_bytes is not None:
+        return run.says(*NO_ROOM)
+    return run.says(*NO_MEMORY) if harm.memory_bytes is not None else harm.is_there
