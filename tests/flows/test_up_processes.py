@@ -80,8 +80,7 @@ def test_the_dashboard_works_in_a_browser_and_asks_nobody_else(shared_up: Up) ->
         page.open(shared_up.url, until="document.body.innerText.length > 0")
         page.wait_for("!!document.querySelector('input') || document.body.innerText.includes('Flows')")
         asked = page.evaluate("performance.getEntriesByType('resource').map(one => new URL(one.name).host)")
-    hosts = {host for host in asked if host}
-    assert hosts <= {f"127.0.0.1:{shared_up.port}"}
+    assert {host for host in asked if host} == {f"127.0.0.1:{shared_up.port}"}
 
 
 def test_secrets_are_where_they_are_needed_and_nowhere_else(shared_up: Up) -> None:
