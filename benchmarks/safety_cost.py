@@ -3,7 +3,7 @@
     python -m benchmarks.safety_cost [--full] [--recipe era-pearson]
 
 Whole rounds from nothing against the local tournament, each in a home of its own, with a clock around everything that a
-careless pipeline would leave out: the sha256 of what arrives and of what is there, the decoding of every row group, the
+careless pipeline would leave out: the checksums of what arrives and is there, the decoding of every row group, the
 synchronisation with the disk, the ledger, and what is asked and read back around a submission. What runs beside
 something else counts in full, so that the true cost is less, and of the two rounds the dearer is told. Small: 100,000
 rows x 310 features, with --full 300,000. A round with `era-pearson` trains for minutes; `--recipe simple-mlp` trains
@@ -28,7 +28,7 @@ from typing import Any
 from unittest.mock import patch
 
 from benchmarks.claims import claim
-from eraflow import dataset, files, ledger, steps, store, submission, transport
+from eraflow import dataset, files, ledger, runs, steps, store, stored, submission, transport
 from eraflow.rehearsal import LocalTournament, MarketConfig
 from eraflow.rehearsal.market import Market
 from eraflow.rehearsal.market_files import write_market
@@ -105,6 +105,8 @@ def timed(clock: Clock) -> Iterator[None]:
             for module in (store, files, dataset, steps)
             if hasattr(module, "sha256_of")
         ),
+        (stored, "_sum64", "hashing"),
+        (runs, "_sha256", "hashing"),
         (files, "verify_parquet", "decoding to verify"),
         (os, "fsync", "syncing"),
         (ledger.Ledger, "_write", "ledger"),
