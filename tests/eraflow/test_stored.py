@@ -238,7 +238,7 @@ def test_a_damaged_store_is_refused_and_decoded_again(
 def test_a_store_of_another_version_or_source_is_decoded_again(decoded: Decode, changes: dict[str, Any]) -> None:
     stored = decoded()
     written = (stored.folder / HEADER).read_bytes()
-    rewrite(stored.folder, **changes)
+    rewrite(stored.folder, crc32=None, **changes)  # as in a store from before the header's own checksum
     assert decoded() == stored
     assert (stored.folder / HEADER).read_bytes() == written
 
