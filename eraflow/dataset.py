@@ -256,7 +256,8 @@ def _opened(
     except StorageError as error:
         # Made again when its own features are asked for.
         if told:
-            logger.warning("%s", error.message.replace("delete the folder, it", "it is not used, and"))
+            what, _, _ = error.message.partition(";")  # whoever decodes need not delete it
+            logger.warning("%s; it is not used, and is made again", what)
         return None
 
 

@@ -274,7 +274,7 @@ def _fetch(
             if not hashed or _is_of(path, known.sha256):
                 return _of_manifest(path, known, changed=False)
             logger.warning(CHANGED_HERE, path)
-        return _downloaded(tournament, name, path, opened.number, check, progress)
+        return _download(tournament, name, path, opened.number, check, progress)
 
 
 def _whole(tournament: Tournament, file: File, number: int | None, progress: Progress) -> File:
@@ -286,7 +286,7 @@ def _whole(tournament: Tournament, file: File, number: int | None, progress: Pro
             return _of_manifest(file.path, known, changed=True)  # another run, or another recipe's turn, has fetched it
         logger.warning(CHANGED_HERE, file.path)
         check = check_features if file.path.suffix == ".json" else verify_parquet
-        return _downloaded(tournament, file.name, file.path, number, check, progress)
+        return _download(tournament, file.name, file.path, number, check, progress)
 
 
 def _is_of(path: Path, sha256: str) -> bool:
@@ -294,25 +294,6 @@ def _is_of(path: Path, sha256: str) -> bool:
         return sha256_of(path) == sha256
     except OSError:  # gone, or a disk that cannot read it any more
         return False
-
-
-def _downloaded(
-    tournament: Tournament,
-    name: str,
-    path: Path,
-    number: int | None,
-    check: Callable[[Path], int | None],
-    progress: Progress,
-) -> File:
-    for last in (False,) * (DAMAGED_TRIES - 1) + (True,):
-        try:
-            manifest = _download(tournament, name, path, number, check, progress)
-            return _of_manifest(path, manifest, changed=True)
-        except DataError as error:
-            if last:
-                raise
-            logger.warning("%s; it is fetched again", error.message)
-    raise AssertionError("unreachable")
 
 
 @contextmanager
@@ -342,12 +323,19 @@ def _download(
     number: int | None,
     check: Callable[[Path], int | None],
     progress: Progress,
-) -> Manifest:
-    with replacing(path) as partial:
-        got = tournament.download(name, partial, number, progress)
-        rows = _named(check, partial, path)
-        # A manifest must never describe other bytes than those beside it, whenever we are killed.
-        discard(manifest_path(path))
+) -> File:
+    for tries_left in reversed(range(DAMAGED_TRIES)):
+        try:
+            with replacing(path) as partial:
+                got = tournament.download(name, partial, number, progress)
+                rows = _named(check, partial, path)
+                # A manifest must never describe other bytes than those beside it, whenever we are killed.
+                discard(manifest_path(path))
+            break
+        except DataError as error:
+            if not tries_left:
+                raise
+            logger.warning("%s; it is fetched again", error.message)
     manifest = Manifest(
         name=name,
         round=number,
@@ -359,7 +347,7 @@ def _download(
         fetched_at_utc=utc_text(tournament.now_utc()),
     )
     write_manifest(path, manifest)
-    return manifest
+    return _of_manifest(path, manifest, changed=True)
 
 
 def _named(check: Callable[[Path], int | None], partial: Path, path: Path) -> int | None:
